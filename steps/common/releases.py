@@ -1,0 +1,534 @@
+"""The release log `releases/<alias>`: the desired state of serving, and the only way to change it.
+
+Takes decisions (`log.append(promote(...))`), gives `ReleaseState`: which model version answers for the alias, which one is rolled out beside
+it and with which weight, the evidence so far, and which versions are condemned. Routers, `converge` and monitors only follow it.
+
+A decision is a function of the state that gives a record, or None when it was taken before, or raises a refusal. After a lost race it is
+asked again with the new state, so a condemned version is not revived and only the model under rollout is promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from workflows.log import Draft, Log, Record, Refused, Store, TreeRef
+
+Stage = Literal["smoke", "shadow", "canary"]
+Outcome = Literal["promoted", "rolled_back", "held"]
+Decide = Callable[["ReleaseState"], Draft | None]
+
+MAX_HISTORY = 100
+"""Finished rollouts kept in the state; older ones are in the log."""
+
+
+# Errors:
+#   workflows.log.Refused
+#     ReleaseRefused
+#       VersionCondemned   the version was rolled back for cause
+#       RolloutUnderWay    another rollout holds the alias
+#       NoSuchRollout      the rollout has ended, or never was
+#       RolloutFenced      another runner has taken the rollout over
+class ReleaseRefused(Refused):
+    """A decision that the state of the release log does not allow."""
+
+
+class VersionCondemned(ReleaseRefused):
+    """A version that was rolled back for cause is not revived: train a new one."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(f"model version {version!r} is condemned and is not rolled out again: {reason}")
+        self.version, self.reason = version, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.version, self.reason)
+
+
+class RolloutUnderWay(ReleaseRefused):
+    """One rollout at a time; this one's deadline tells when it may be abandoned."""
+
+    def __init__(self, rollout_id: str, run_id: str, deadline_at: float) -> None:
+        super().__init__(
+            f"rollout {rollout_id!r} of run {run_id!r} is under way until {deadline_at:.0f} (Unix time) at the latest"
+        )
+        self.rollout_id, self.run_id, self.deadline_at = rollout_id, run_id, deadline_at
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rollout_id, self.run_id, self.deadline_at)
+
+
+class NoSuchRollout(ReleaseRefused):
+    """The rollout that a decision names is not the one under way."""
+
+    def __init__(self, rollout_id: str, current: str | None) -> None:
+        super().__init__(f"rollout {rollout_id!r} is not under way (under way: {current!r})")
+        self.rollout_id, self.current = rollout_id, current
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rollout_id, self.current)
+
+
+class RolloutFenced(ReleaseRefused):
+    """A later claim holds the rollout; whoever sees this must stop."""
+
+    def __init__(self, rollout_id: str, epoch: int, held: int) -> None:
+        super().__init__(f"rollout {rollout_id!r} was taken over: epoch {epoch} is older than {held}")
+        self.rollout_id, self.epoch, self.held = rollout_id, epoch, held
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rollout_id, self.epoch, self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedModel:
+    """A model version that serving knows.
+
+    Attributes:
+        version: Version in the registry, as text.
+        model: Folder with `config.json`, safetensors and tokenizer files.
+        params: Hyperparameters it was trained with.
+        dataset: Dataset version it was trained on, as `name@vN`.
+        run_id: The run that made it.
+    """
+
+    version: str
+    model: TreeRef
+    params: Mapping[str, float]
+    dataset: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What counts as slow, pinned when the rollout opened so that both variants are judged alike.
+
+    Attributes:
+        ttft_s: Longest time to the first token that is not slow, seconds; None: never slow.
+        tpot_s: Longest mean time per further token that is not slow, seconds; None: never slow.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one look at the outcomes saw.
+
+    Attributes:
+        look: Names the look; a look that is repeated after a crash has the same name.
+        at: When, Unix seconds by the store's clock.
+        step: Step of the rollout that was in force.
+        requests: Judged requests by variant.
+        units: Independent units (session and step) by variant.
+        bad: Bad units by metric, then by variant.
+        e_values: E-value by metric; roll back when their mean reaches 1/alpha.
+        e_value: Their mean.
+        upper_bound: Anytime-valid upper bound of the challenger's rate of failed units.
+        shadow_dropped: Shadow requests dropped because the queue was full.
+        decision: What was decided after the look.
+        reason: Why, one sentence.
+    """
+
+    look: str
+    at: float
+    step: int
+    requests: Mapping[str, int]
+    units: Mapping[str, int]
+    bad: Mapping[str, Mapping[str, int]]
+    e_values: Mapping[str, float]
+    e_value: float
+    upper_bound: float
+    shadow_dropped: int = 0
+    decision: str = "hold"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStep:
+    """A stretch of a rollout with one weight: step 0, 1, ..."""
+
+    index: int
+    stage: Stage
+    weight: float
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The rollout under way.
+
+    Attributes:
+        id: Names it; sessions are split by a hash over it.
+        challenger: The model version on trial.
+        run_id: The run that owns it.
+        epoch: The claim of that run under which it was last written.
+        opened_at: Unix seconds by the store's clock.
+        deadline_at: When the timeout policy decides; after it another run may abandon the rollout.
+        limits: What counts as slow.
+        steps: Steps so far; the last one is in force.
+        num_looks: Looks recorded.
+        evidence: The last look.
+        replayed: Held-out prompts sent as canary traffic so far.
+    """
+
+    id: str
+    challenger: ReleasedModel
+    run_id: str
+    epoch: int
+    opened_at: float
+    deadline_at: float
+    limits: Limits
+    steps: tuple[RolloutStep, ...]
+    num_looks: int = 0
+    evidence: Evidence | None = None
+    replayed: int = 0
+
+    @property
+    def step(self) -> RolloutStep:
+        return self.steps[-1]
+
+    @property
+    def stage(self) -> Stage:
+        return self.step.stage
+
+    @property
+    def weight(self) -> float:
+        """Share of the sessions that the challenger answers."""
+        return self.step.weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRollout:
+    """How a rollout ended."""
+
+    id: str
+    version: str
+    run_id: str
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    opened_at: float
+    ended_at: float
+    num_looks: int
+    evidence: Evidence | None
+    replayed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condemned:
+    """A version that must not be served again, and why."""
+
+    version: str
+    digest: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseState:
+    """The desired state of serving for one alias.
+
+    Attributes:
+        champion: The version that answers, or None before the first release.
+        champion_since: When it was promoted, Unix seconds.
+        previous: The champion before it, to go back to by hand.
+        rollout: The rollout under way, or None.
+        history: Finished rollouts, oldest first.
+        condemned: Versions that are not revived, by version.
+    """
+
+    champion: ReleasedModel | None = None
+    champion_since: float = 0.0
+    previous: ReleasedModel | None = None
+    rollout: Rollout | None = None
+    history: tuple[FinishedRollout, ...] = ()
+    condemned: Mapping[str, Condemned] = field(default_factory=dict)
+
+    @property
+    def challenger(self) -> ReleasedModel | None:
+        return self.rollout.challenger if self.rollout else None
+
+    def finished(self, rollout_id: str) -> FinishedRollout | None:
+        """Gives how a rollout ended, or None."""
+        return next((past for past in reversed(self.history) if past.id == rollout_id), None)
+
+    def serving(self) -> tuple[ReleasedModel, ...]:
+        """Gives the versions that must be up, the champion first."""
+        wanted = {model.version: model for model in (self.champion, self.challenger) if model is not None}
+        return tuple(wanted.values())
+
+
+def release_log_name(alias: str) -> str:
+    return f"releases/{alias}"
+
+
+def open_release_log(store: Store, alias: str) -> Log[ReleaseState]:
+    """Opens the release log of an alias; `.refresh()` it to see what others wrote."""
+    return Log(store, release_log_name(alias), ReleaseFold())
+
+
+# Decisions. Each gives a function for `Log.append`.
+
+
+def open_rollout(
+    *,
+    rollout_id: str,
+    challenger: ReleasedModel,
+    run_id: str,
+    epoch: int,
+    at: float,
+    deadline_at: float,
+    limits: Limits,
+    stage: Stage,
+    weight: float,
+) -> Decide:
+    """Opens a rollout, once per id.
+
+    Raises:
+        VersionCondemned: The version, or a model with the same bytes, was rolled back for cause.
+        RolloutUnderWay: Another rollout holds the alias.
+    """
+
+    def decide(state: ReleaseState) -> Draft | None:
+        if state.finished(rollout_id) or (state.rollout and state.rollout.id == rollout_id):
+            return None
+        for past in state.condemned.values():
+            if past.version == challenger.version or past.digest == challenger.model.sha256:
+                raise VersionCondemned(challenger.version, past.reason)
+        if state.rollout:
+            raise RolloutUnderWay(state.rollout.id, state.rollout.run_id, state.rollout.deadline_at)
+        data = {
+            "rollout": rollout_id,
+            "challenger": asdict(challenger),
+            "run_id": run_id,
+            "at": at,
+            "deadline_at": deadline_at,
+            "limits": asdict(limits),
+            "stage": stage,
+            "weight": weight,
+        }
+        return Draft("rollout-opened", data, epoch)
+
+    return decide
+
+
+def claim(rollout_id: str, *, epoch: int) -> Decide:
+    """Takes a rollout over after its run changed hands; nothing to do for the holder itself."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        rollout = _held(state, rollout_id, epoch)
+        return (
+            Draft("rollout-claimed", {"rollout": rollout_id, "replaces": rollout.epoch}, epoch)
+            if epoch > rollout.epoch
+            else None
+        )
+
+    return decide
+
+
+def set_weight(rollout_id: str, *, epoch: int, step: int, stage: Stage, weight: float, at: float) -> Decide:
+    """Starts step `step` of a rollout with a weight; routers follow within a second."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        rollout = _held(state, rollout_id, epoch)
+        if step <= rollout.step.index:
+            return None
+        return Draft(
+            "weight-set", {"rollout": rollout_id, "step": step, "stage": stage, "weight": weight, "at": at}, epoch
+        )
+
+    return decide
+
+
+def record_evidence(rollout_id: str, evidence: Evidence, *, epoch: int, replayed: int = 0) -> Decide:
+    """Records a look, once per name of the look."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        rollout = _held(state, rollout_id, epoch)
+        if rollout.evidence and rollout.evidence.look == evidence.look:
+            return None
+        return Draft("looked", {"rollout": rollout_id, "evidence": asdict(evidence), "replayed": replayed}, epoch)
+
+    return decide
+
+
+def promote(rollout_id: str, version: str, *, epoch: int, at: float, reasons: tuple[str, ...]) -> Decide:
+    """Makes the model under rollout the champion. Promoting what is not under rollout is refused."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        past = state.finished(rollout_id)
+        if past and past.outcome == "promoted" and past.version == version:
+            return None
+        rollout = _held(state, rollout_id, epoch)
+        if rollout.challenger.version != version:
+            raise NoSuchRollout(
+                f"{rollout_id} of version {version}", f"{rollout.id} of version {rollout.challenger.version}"
+            )
+        return Draft("promoted", {"rollout": rollout_id, "version": version, "at": at, "reasons": list(reasons)}, epoch)
+
+    return decide
+
+
+def roll_back(rollout_id: str, *, epoch: int, at: float, reasons: tuple[str, ...], condemn: bool) -> Decide:
+    """Ends a rollout in favour of the champion; `condemn` says that the version is never to be tried again."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        past = state.finished(rollout_id)
+        if past and past.outcome == "rolled_back":
+            return None
+        _held(state, rollout_id, epoch)
+        return Draft(
+            "rolled-back", {"rollout": rollout_id, "at": at, "reasons": list(reasons), "condemn": condemn}, epoch
+        )
+
+    return decide
+
+
+def hold(rollout_id: str, *, epoch: int, at: float, reasons: tuple[str, ...]) -> Decide:
+    """Ends a rollout without a verdict: the champion stays, the version may be tried again."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        past = state.finished(rollout_id)
+        if past and past.outcome == "held":
+            return None
+        _held(state, rollout_id, epoch)
+        return Draft("held", {"rollout": rollout_id, "at": at, "reasons": list(reasons)}, epoch)
+
+    return decide
+
+
+def abort(rollout_id: str, *, by: str, at: float, condemn: bool = False) -> Decide:
+    """Rolls back from outside, by a person or after the deadline of a dead run; needs no claim, and ends the owner's by that."""
+
+    def decide(state: ReleaseState) -> Draft | None:
+        if state.finished(rollout_id):
+            return None
+        if state.rollout is None or state.rollout.id != rollout_id:
+            raise NoSuchRollout(rollout_id, state.rollout.id if state.rollout else None)
+        data = {"rollout": rollout_id, "at": at, "reasons": [f"aborted by {by}"], "condemn": condemn}
+        return Draft("rolled-back", data, state.rollout.epoch)
+
+    return decide
+
+
+def _held(state: ReleaseState, rollout_id: str, epoch: int) -> Rollout:
+    rollout = state.rollout
+    if rollout is None or rollout.id != rollout_id:
+        raise NoSuchRollout(rollout_id, rollout.id if rollout else None)
+    if epoch < rollout.epoch:
+        raise RolloutFenced(rollout_id, epoch, rollout.epoch)
+    return rollout
+
+
+class ReleaseFold:
+    """Folds the records of a release log into `ReleaseState`."""
+
+    def initial(self) -> ReleaseState:
+        return ReleaseState()
+
+    def apply(self, state: ReleaseState, record: Record) -> ReleaseState:
+        data = record.data
+        if record.kind == "rollout-opened":
+            return replace(state, rollout=_opened(data, record.epoch))
+        rollout = state.rollout
+        if rollout is None or data.get("rollout") != rollout.id:
+            return state
+        rollout = replace(rollout, epoch=max(rollout.epoch, record.epoch))
+        if record.kind == "rollout-claimed":
+            return replace(state, rollout=rollout)
+        if record.kind == "weight-set":
+            step = RolloutStep(index=data["step"], stage=data["stage"], weight=data["weight"], started_at=data["at"])
+            return replace(state, rollout=replace(rollout, steps=(*rollout.steps, step)))
+        if record.kind == "looked":
+            evidence, replayed = _evidence(data["evidence"]), rollout.replayed + data["replayed"]
+            return replace(
+                state, rollout=replace(rollout, evidence=evidence, num_looks=rollout.num_looks + 1, replayed=replayed)
+            )
+        if record.kind in ENDINGS:
+            return _ended(state, rollout, ENDINGS[record.kind], data)
+        return state
+
+    def dump(self, state: ReleaseState) -> Any:
+        return asdict(state)
+
+    def load(self, data: Any) -> ReleaseState:
+        return ReleaseState(
+            champion=_model(data["champion"]),
+            champion_since=data["champion_since"],
+            previous=_model(data["previous"]),
+            rollout=_rollout(data["rollout"]),
+            history=tuple(_finished(past) for past in data["history"]),
+            condemned={version: Condemned(**past) for version, past in data["condemned"].items()},
+        )
+
+
+ENDINGS: Mapping[str, Outcome] = {"promoted": "promoted", "rolled-back": "rolled_back", "held": "held"}
+"""Kinds of records that end a rollout."""
+
+
+def _opened(data: Mapping[str, Any], epoch: int) -> Rollout:
+    model = _model(data["challenger"])
+    if model is None:
+        raise ValueError(f"rollout {data['rollout']!r} has no challenger")
+    return Rollout(
+        id=data["rollout"],
+        challenger=model,
+        run_id=data["run_id"],
+        epoch=epoch,
+        opened_at=data["at"],
+        deadline_at=data["deadline_at"],
+        limits=Limits(**data["limits"]),
+        steps=(RolloutStep(index=0, stage=data["stage"], weight=data["weight"], started_at=data["at"]),),
+    )
+
+
+def _ended(state: ReleaseState, rollout: Rollout, outcome: Outcome, data: Mapping[str, Any]) -> ReleaseState:
+    past = FinishedRollout(
+        id=rollout.id,
+        version=rollout.challenger.version,
+        run_id=rollout.run_id,
+        outcome=outcome,
+        reasons=tuple(data["reasons"]),
+        opened_at=rollout.opened_at,
+        ended_at=data["at"],
+        num_looks=rollout.num_looks,
+        evidence=rollout.evidence,
+        replayed=rollout.replayed,
+    )
+    state = replace(state, rollout=None, history=(*state.history, past)[-MAX_HISTORY:])
+    if outcome == "promoted":
+        return replace(state, champion=rollout.challenger, champion_since=data["at"], previous=state.champion)
+    if data.get("condemn"):
+        model = rollout.challenger
+        reason = past.reasons[0] if past.reasons else "rolled back"
+        condemned = Condemned(version=model.version, digest=model.model.sha256, reason=reason, at=data["at"])
+        return replace(state, condemned={**state.condemned, model.version: condemned})
+    return state
+
+
+def _model(data: Mapping[str, Any] | None) -> ReleasedModel | None:
+    return None if data is None else ReleasedModel(**{**data, "model": TreeRef(**data["model"])})
+
+
+def _evidence(data: Mapping[str, Any] | None) -> Evidence | None:
+    return None if data is None else Evidence(**data)
+
+
+def _rollout(data: Mapping[str, Any] | None) -> Rollout | None:
+    if data is None:
+        return None
+    model = _model(data["challenger"])
+    if model is None:
+        raise ValueError(f"rollout {data['id']!r} has no challenger")
+    nested = {
+        "challenger": model,
+        "limits": Limits(**data["limits"]),
+        "steps": tuple(RolloutStep(**step) for step in data["steps"]),
+        "evidence": _evidence(data["evidence"]),
+    }
+    return Rollout(**{**data, **nested})
+
+
+def _finished(data: Mapping[str, Any]) -> FinishedRollout:
+    return FinishedRollout(**{**data, "reasons": tuple(data["reasons"]), "evidence": _evidence(data["evidence"])})
