@@ -1,10 +1,12 @@
 """The release log `releases/<alias>`: the desired state of serving, and the only way to change it.
 
-Takes decisions (`log.append(promote(...))`), gives `ReleaseState`: which model version answers for the alias, which one is rolled out beside
-it and with which weight, the evidence so far, and which versions are condemned. Routers, `converge` and monitors only follow it.
+Takes decisions (`log.append(promote(...))`), gives `ReleaseState`: which model version answers for the alias, which
+one is rolled out beside it and with which weight, the evidence so far, and which versions are condemned. Routers,
+`converge` and monitors only follow it.
 
-A decision is a function of the state that gives a record, or None when it was taken before, or raises a refusal. After a lost race it is
-asked again with the new state, so a condemned version is not revived and only the model under rollout is promoted.
+A decision is a function of the state that gives a record, or None when it was taken before, or raises a refusal.
+After a lost race it is asked again with the new state, so a condemned version is not revived and only the model under
+rollout is promoted.
 """
 
 from __future__ import annotations
@@ -236,6 +238,7 @@ class ReleaseState:
         rollout: The rollout under way, or None.
         history: Finished rollouts, oldest first.
         condemned: Versions that are not revived, by version.
+        serving: Settings of the engine and the router, as the last opened rollout set them.
     """
 
     champion: ReleasedModel | None = None
@@ -244,6 +247,7 @@ class ReleaseState:
     rollout: Rollout | None = None
     history: tuple[FinishedRollout, ...] = ()
     condemned: Mapping[str, Condemned] = field(default_factory=dict)
+    serving: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def challenger(self) -> ReleasedModel | None:
@@ -253,7 +257,7 @@ class ReleaseState:
         """Gives how a rollout ended, or None."""
         return next((past for past in reversed(self.history) if past.id == rollout_id), None)
 
-    def serving(self) -> tuple[ReleasedModel, ...]:
+    def wanted(self) -> tuple[ReleasedModel, ...]:
         """Gives the versions that must be up, the champion first."""
         wanted = {model.version: model for model in (self.champion, self.challenger) if model is not None}
         return tuple(wanted.values())
@@ -282,6 +286,7 @@ def open_rollout(
     limits: Limits,
     stage: Stage,
     weight: float,
+    serving: Mapping[str, Any],
 ) -> Decide:
     """Opens a rollout, once per id.
 
@@ -307,6 +312,7 @@ def open_rollout(
             "limits": asdict(limits),
             "stage": stage,
             "weight": weight,
+            "serving": dict(serving),
         }
         return Draft("rollout-opened", data, epoch)
 
@@ -399,7 +405,7 @@ def hold(rollout_id: str, *, epoch: int, at: float, reasons: tuple[str, ...]) ->
 
 
 def abort(rollout_id: str, *, by: str, at: float, condemn: bool = False) -> Decide:
-    """Rolls back from outside, by a person or after the deadline of a dead run; needs no claim, and ends the owner's by that."""
+    """Rolls back from outside, by a person or past the deadline of a dead run; needs no claim, and ends the owner's."""
 
     def decide(state: ReleaseState) -> Draft | None:
         if state.finished(rollout_id):
@@ -430,24 +436,14 @@ class ReleaseFold:
     def apply(self, state: ReleaseState, record: Record) -> ReleaseState:
         data = record.data
         if record.kind == "rollout-opened":
-            return replace(state, rollout=_opened(data, record.epoch))
+            return replace(state, rollout=_opened(data, record.epoch), serving=data["serving"])
         rollout = state.rollout
         if rollout is None or data.get("rollout") != rollout.id:
             return state
         rollout = replace(rollout, epoch=max(rollout.epoch, record.epoch))
-        if record.kind == "rollout-claimed":
-            return replace(state, rollout=rollout)
-        if record.kind == "weight-set":
-            step = RolloutStep(index=data["step"], stage=data["stage"], weight=data["weight"], started_at=data["at"])
-            return replace(state, rollout=replace(rollout, steps=(*rollout.steps, step)))
-        if record.kind == "looked":
-            evidence, replayed = _evidence(data["evidence"]), rollout.replayed + data["replayed"]
-            return replace(
-                state, rollout=replace(rollout, evidence=evidence, num_looks=rollout.num_looks + 1, replayed=replayed)
-            )
         if record.kind in ENDINGS:
             return _ended(state, rollout, ENDINGS[record.kind], data)
-        return state
+        return replace(state, rollout=_continued(rollout, record.kind, data))
 
     def dump(self, state: ReleaseState) -> Any:
         return asdict(state)
@@ -460,6 +456,7 @@ class ReleaseFold:
             rollout=_rollout(data["rollout"]),
             history=tuple(_finished(past) for past in data["history"]),
             condemned={version: Condemned(**past) for version, past in data["condemned"].items()},
+            serving=data["serving"],
         )
 
 
@@ -481,6 +478,18 @@ def _opened(data: Mapping[str, Any], epoch: int) -> Rollout:
         limits=Limits(**data["limits"]),
         steps=(RolloutStep(index=0, stage=data["stage"], weight=data["weight"], started_at=data["at"]),),
     )
+
+
+def _continued(rollout: Rollout, kind: str, data: Mapping[str, Any]) -> Rollout:
+    if kind == "weight-set":
+        step = RolloutStep(index=data["step"], stage=data["stage"], weight=data["weight"], started_at=data["at"])
+        return replace(rollout, steps=(*rollout.steps, step))
+    if kind == "looked":
+        replayed = rollout.replayed + data["replayed"]
+        return replace(
+            rollout, evidence=_evidence(data["evidence"]), num_looks=rollout.num_looks + 1, replayed=replayed
+        )
+    return rollout
 
 
 def _ended(state: ReleaseState, rollout: Rollout, outcome: Outcome, data: Mapping[str, Any]) -> ReleaseState:
