@@ -1,0 +1,94 @@
+"""Append-only logs and content-addressed blobs on a folder or on S3, safe against crashes, lost answers and rival writers."""
+
+from workflows.log.blobs import GRACE_S, BlobRef, Blobs, TreeRef
+from workflows.log.codec import JSON, decode, encode
+from workflows.log.errors import (
+    AlreadyExists,
+    CannotDecode,
+    CannotEncode,
+    Closed,
+    CodecError,
+    CorruptBlob,
+    CorruptRecord,
+    Fenced,
+    InvalidKey,
+    InvalidRecord,
+    InvalidUri,
+    LogError,
+    LyingStore,
+    NoHardLinks,
+    NotFound,
+    Refused,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreRejected,
+    StoreUnavailable,
+    UnsupportedFormat,
+)
+from workflows.log.failpoints import FailpointHit, failpoint, failpoint_names
+from workflows.log.gc import Collected, collect_garbage, log_references, references
+from workflows.log.log import Fold, Log, Verification, fork_log, list_logs, stored_records, verify_log
+from workflows.log.record import Draft, Record, canonical_json
+from workflows.log.store import Buffer, ObjectInfo, Store, check_key, open_store, probe_store
+
+__all__ = [
+    # logs
+    "Log",
+    "Fold",
+    "Draft",
+    "Record",
+    "Verification",
+    "fork_log",
+    "list_logs",
+    "stored_records",
+    "verify_log",
+    # stores
+    "Store",
+    "ObjectInfo",
+    "Buffer",
+    "open_store",
+    "probe_store",
+    "check_key",
+    # blobs
+    "Blobs",
+    "BlobRef",
+    "TreeRef",
+    "GRACE_S",
+    "Collected",
+    "collect_garbage",
+    "log_references",
+    "references",
+    # values
+    "JSON",
+    "encode",
+    "decode",
+    "canonical_json",
+    # faults
+    "failpoint",
+    "failpoint_names",
+    "FailpointHit",
+    # errors
+    "LogError",
+    "Refused",
+    "Fenced",
+    "Closed",
+    "InvalidRecord",
+    "CorruptRecord",
+    "UnsupportedFormat",
+    "CodecError",
+    "CannotEncode",
+    "CannotDecode",
+    "CorruptBlob",
+    "StoreError",
+    "AlreadyExists",
+    "NotFound",
+    "InvalidKey",
+    "InvalidUri",
+    "LyingStore",
+    "NoHardLinks",
+    "StoreFull",
+    "StoreDenied",
+    "StoreRejected",
+    "StoreUnavailable",
+]
