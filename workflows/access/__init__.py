@@ -1,0 +1,61 @@
+"""Who may do what: Cedar policies, one authorizer, an audit log, approval tokens, storage credentials, webhook
+signatures."""
+
+from __future__ import annotations
+
+from workflows.access.approvals import ApprovalDecision, ApprovalRequest, Approvals, ApprovalState
+from workflows.access.audit import AuditLog, Checkpoint
+from workflows.access.audit_check import AuditReport, Finding, verify_audit
+from workflows.access.authorizer import Auditor, Authorizer, Decision, Question
+from workflows.access.credentials import STEP_NEEDS, CredentialBroker, Need, StepCredentials
+from workflows.access.errors import (
+    AccessError,
+    ApprovalRefused,
+    ApprovalVoid,
+    AuditUnavailable,
+    CredentialError,
+    Denied,
+    PolicyError,
+    PrincipalError,
+    SigningKeyError,
+    TokenExpired,
+    TokenSpent,
+    UnknownToken,
+    WebhookRefused,
+)
+from workflows.access.policy_files import LOCAL_POLICIES, TEAM_POLICIES, PolicySet, load_policies
+from workflows.access.principals import (
+    CLEARANCES,
+    Directory,
+    Principal,
+    key_digest,
+    load_directory,
+    local_person,
+    new_api_key,
+    step_principal,
+)
+from workflows.access.redaction import RedactingFilter, Redactor
+from workflows.access.resources import Resource
+from workflows.access.signing import SigningKey, VerifyingKey, signing_key
+from workflows.access.webhooks import SeenIds, WebhookSecret, WebhookVerifier, sign_webhook
+
+__all__ = [
+    # decisions
+    "Auditor", "Authorizer", "Decision", "Question", "PolicySet", "load_policies", "LOCAL_POLICIES", "TEAM_POLICIES",
+    # who and what
+    "CLEARANCES", "Directory", "Principal", "Resource", "key_digest", "load_directory", "local_person", "new_api_key",
+    "step_principal",
+    # audit
+    "AuditLog", "AuditReport", "Checkpoint", "Finding", "SigningKey", "VerifyingKey", "signing_key", "verify_audit",
+    # approvals
+    "ApprovalDecision", "ApprovalRequest", "ApprovalState", "Approvals",
+    # storage credentials
+    "CredentialBroker", "Need", "STEP_NEEDS", "StepCredentials",
+    # webhooks
+    "SeenIds", "WebhookSecret", "WebhookVerifier", "sign_webhook",
+    # secrets
+    "RedactingFilter", "Redactor",
+    # errors
+    "AccessError", "ApprovalRefused", "ApprovalVoid", "AuditUnavailable", "CredentialError", "Denied", "PolicyError",
+    "PrincipalError", "SigningKeyError", "TokenExpired", "TokenSpent", "UnknownToken", "WebhookRefused",
+]  # fmt: skip

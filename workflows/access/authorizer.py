@@ -1,0 +1,225 @@
+"""Decides, by Cedar, and writes down every decision.
+
+Cedar skips a policy that fails while it is evaluated; a `forbid` that fails would be a hole. So the answer is "yes"
+only if Cedar says `Allow` and reports no error. Questions are checked against the schema: an unknown action, role or
+attribute is an error too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cedarpy
+
+from workflows.access.errors import Denied, PolicyError
+from workflows.access.policy_files import TEAM_POLICIES, PolicySet, load_policies
+from workflows.access.principals import Principal
+from workflows.access.resources import Resource
+
+_log = logging.getLogger(__name__)
+
+# Seen often, change nothing: an allow of these may wait a second to be written. All else is written before the answer.
+OBSERVING = frozenset(
+    {"read_run", "read_approval", "read_release", "read_model", "read_dataset", "read_metrics", "call_endpoint"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer.
+
+    Attributes:
+        allowed: Whether it is "yes".
+        policies: `@id` of the policies that decided; empty if nothing permits.
+        errors: Why there is no clean answer; an answer with errors is "no".
+    """
+
+    allowed: bool
+    policies: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """May this be done to that?
+
+    Attributes:
+        action: Name of an action in the schema.
+        resource: What it is done to.
+        context: What else the action's policies look at.
+    """
+
+    action: str
+    resource: Resource
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Auditor(Protocol):
+    """Where decisions are written. `workflows.access.audit.AuditLog` is one."""
+
+    def record(self, entries: Sequence[Mapping[str, Any]], *, durable: bool) -> None:
+        """Writes entries; if `durable`, returns only when they are stored.
+
+        Raises:
+            AuditUnavailable: They could not be stored.
+        """
+
+
+class Authorizer:
+    """One set of policies, one audit log. Safe to use from threads.
+
+    Args:
+        auditor: Receives every decision.
+        folders: Folders of policies. The default knows teams and roles only; `(TEAM_POLICIES, LOCAL_POLICIES)` adds the
+            owner of the storage on one machine.
+        schema_path: By default `everloop.cedarschema` in the first folder.
+
+    Raises:
+        PolicyError: The policies or their schema are wrong; there is no authorizer then.
+    """
+
+    def __init__(
+        self, auditor: Auditor, folders: Sequence[Path] = (TEAM_POLICIES,), *, schema_path: Path | None = None
+    ) -> None:
+        self.reload_error: PolicyError | None = None
+        self._auditor = auditor
+        self._folders = tuple(folders)
+        self._schema_path = schema_path
+        self._reloading = threading.Lock()
+        self._seen = self._fingerprint()
+        self._set: PolicySet = load_policies(self._folders, schema_path)
+
+    @property
+    def policies_digest(self) -> str:
+        """SHA-256 over the policies in force."""
+        return self._set.digest
+
+    def decide(
+        self, principal: Principal, action: str, resource: Resource, context: Mapping[str, Any] | None = None
+    ) -> Decision:
+        """Answers one question.
+
+        Raises:
+            AuditUnavailable: The answer could not be written, so there is none.
+        """
+        return self.decide_each(principal, [Question(action, resource, context or {})])[0]
+
+    def check(
+        self, principal: Principal, action: str, resource: Resource, context: Mapping[str, Any] | None = None
+    ) -> None:
+        """Returns if it is allowed.
+
+        Raises:
+            Denied: It is not.
+            AuditUnavailable: The answer could not be written, so there is none.
+        """
+        decision = self.decide(principal, action, resource, context)
+        if not decision.allowed:
+            raise Denied(principal.subject, action, resource.subject, decision.policies)
+
+    def decide_each(self, principal: Principal, questions: Sequence[Question]) -> list[Decision]:
+        """Answers several questions of one principal; they share a record in the audit log."""
+        policy_set = self._set
+        decisions = [_evaluate(policy_set, principal, question) for question in questions]
+        entries = [
+            _entry(policy_set, principal, question, decision)
+            for question, decision in zip(questions, decisions, strict=True)
+        ]
+        durable = any(
+            not decision.allowed or question.action not in OBSERVING
+            for question, decision in zip(questions, decisions, strict=True)
+        )
+        self._auditor.record(entries, durable=durable)
+        return decisions
+
+    def reload_if_changed(self) -> bool:
+        """Loads the files again if one of them changed. Wrong ones leave the old set in force, in `reload_error` and in
+        the log.
+
+        Returns:
+            Whether another set is in force now.
+        """
+        with self._reloading:
+            fingerprint = self._fingerprint()
+            if fingerprint == self._seen:
+                return False
+            self._seen = fingerprint
+            old = self._set
+            try:
+                new = load_policies(self._folders, self._schema_path)
+            except PolicyError as error:
+                self.reload_error = error
+                _log.error("policies not loaded, the old ones stay in force: %s", error)
+                self._note("policies_refused", old.digest, error=str(error))
+                return False
+            self.reload_error = None
+            if new.digest == old.digest:
+                return False
+            self._note("policies_loaded", new.digest, before=old.digest)
+            self._set = new
+            return True
+
+    def _note(self, event: str, digest: str, **facts: str) -> None:
+        self._auditor.record([{"at": time.time(), "event": event, "policies_digest": digest, **facts}], durable=True)
+
+    def _fingerprint(self) -> tuple[tuple[str, int, int], ...]:
+        paths = [path for folder in self._folders for path in sorted(folder.glob("*.cedar*"))]
+        if self._schema_path is not None:
+            paths.append(self._schema_path)
+        found = []
+        for path in paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                continue
+            found.append((str(path), stat.st_mtime_ns, stat.st_size))
+        return tuple(found)
+
+
+def _evaluate(policy_set: PolicySet, principal: Principal, question: Question) -> Decision:
+    request = {
+        "principal": principal.uid,
+        "action": {"type": "Action", "id": question.action},
+        "resource": question.resource.uid,
+        "context": dict(question.context),
+    }
+    try:
+        result = cedarpy.is_authorized(
+            request, policy_set.policies, [principal.entity(), question.resource.entity()], policy_set.schema
+        )
+        diagnostics = result.diagnostics
+        names = diagnostics.id_annotations_by_reason
+        policies = tuple(sorted(names.get(reason, reason) for reason in diagnostics.reasons))
+        errors = tuple(_without_entities(error) for error in diagnostics.errors)
+        return Decision(bool(result.allowed) and not errors, policies, errors)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong while deciding is a "no"
+        return Decision(allowed=False, errors=(f"{type(error).__name__}: {error}"[:500],))
+
+
+def _without_entities(error: str) -> str:
+    """Cedar repeats the whole entities in front of the reason; the reason is enough."""
+    return error.rsplit("]: ", 1)[-1][:500]
+
+
+def _entry(policy_set: PolicySet, principal: Principal, question: Question, decision: Decision) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "at": time.time(),
+        "principal": principal.subject,
+        "roles": list(principal.roles),
+        "action": question.action,
+        "resource": question.resource.subject,
+        "decision": "allow" if decision.allowed else "deny",
+        "policies": list(decision.policies),
+        "policies_digest": policy_set.digest[:16],
+    }
+    if question.context:
+        entry["context"] = dict(question.context)
+    if decision.errors:
+        entry["errors"] = list(decision.errors)
+    return entry
