@@ -34,7 +34,7 @@ from workflows.access.principals import (
     new_api_key,
     step_principal,
 )
-from workflows.access.redaction import RedactingFilter, Redactor
+from workflows.access.redaction import RedactingFormatter, Redactor, redact_handlers
 from workflows.access.resources import Resource
 from workflows.access.signing import SigningKey, VerifyingKey, signing_key
 from workflows.access.webhooks import SeenIds, WebhookSecret, WebhookVerifier, sign_webhook
@@ -54,7 +54,7 @@ __all__ = [
     # webhooks
     "SeenIds", "WebhookSecret", "WebhookVerifier", "sign_webhook",
     # secrets
-    "RedactingFilter", "Redactor",
+    "RedactingFormatter", "Redactor", "redact_handlers",
     # errors
     "AccessError", "ApprovalRefused", "ApprovalVoid", "AuditUnavailable", "CredentialError", "Denied", "PolicyError",
     "PrincipalError", "SigningKeyError", "TokenExpired", "TokenSpent", "UnknownToken", "WebhookRefused",

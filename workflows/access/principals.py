@@ -185,9 +185,9 @@ def _read_entry(source: str, entry: object) -> tuple[Principal, list[str]]:
     unknown = set(entry) - {"kind", *_TEXT_FIELDS, *_LIST_FIELDS}
     if unknown:
         raise PrincipalError(source, f"unknown keys {sorted(unknown)}")
-    kind = entry.get("kind")
-    if kind not in get_args(Kind):
-        raise PrincipalError(source, f"kind = {kind!r} is none of {list(get_args(Kind))}")
+    kind: Kind | None = next((kind for kind in get_args(Kind) if kind == entry.get("kind")), None)
+    if kind is None:
+        raise PrincipalError(source, f"kind = {entry.get('kind')!r} is none of {list(get_args(Kind))}")
     if not entry.get("id"):
         raise PrincipalError(source, "it needs an id")
     for name in _TEXT_FIELDS:

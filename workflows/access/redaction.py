@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -49,26 +48,23 @@ class Redactor:
         return f"Redactor({len(self._forms)} forms)"
 
 
-class RedactingFilter(logging.Filter):
-    """Put on a handler (a logger's own filters see only what is logged there), takes secrets out of messages and
-    tracebacks."""
+class RedactingFormatter(logging.Formatter):
+    """Formats as another formatter does, and takes secrets out of the result: message, arguments, traceback and all.
 
-    def __init__(self, redactor: Redactor) -> None:
+    A formatter and not a filter: until Python 3.12 a filter can only change the record that other handlers see too.
+    """
+
+    def __init__(self, redactor: Redactor, inner: logging.Formatter | None = None) -> None:
         super().__init__()
         self._redactor = redactor
+        self._inner = inner or logging.Formatter()
 
-    def filter(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Returns a copy, so that other handlers see the record as it was."""
-        clean = logging.makeLogRecord(record.__dict__)
-        try:
-            clean.msg = self._redactor.text(record.getMessage())
-        except Exception:  # noqa: BLE001 - a message that cannot be formatted is told by its template alone
-            clean.msg = self._redactor.text(str(record.msg))
-        clean.args = None
-        if record.exc_info and record.exc_info[0] is not None:
-            clean.exc_text = self._redactor.text("".join(traceback.format_exception(*record.exc_info)).rstrip())
-        elif record.exc_text:
-            clean.exc_text = self._redactor.text(record.exc_text)
-        if record.stack_info:
-            clean.stack_info = self._redactor.text(record.stack_info)
-        return clean
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of the record without the secrets."""
+        return self._redactor.text(self._inner.format(record))
+
+
+def redact_handlers(redactor: Redactor, logger: logging.Logger) -> None:
+    """Wraps the formatters of a logger's handlers. Call it once, after logging is set up."""
+    for handler in logger.handlers:
+        handler.setFormatter(RedactingFormatter(redactor, handler.formatter))
