@@ -84,7 +84,7 @@ def iter_tables(
 def read_table(
     blobs: Blobs, dataset: DatasetVersion, split: Split | None = "train", columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Reads one side of a version into memory, verified and sorted by `doc_id`; takes and raises what `iter_tables` does.
+    """Reads one side of a version into memory, verified and sorted by `doc_id`; otherwise like `iter_tables`.
 
     Raises:
         DamagedDatasetError: Also if the number of rows is not the recorded one.
