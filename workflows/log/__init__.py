@@ -1,4 +1,4 @@
-"""Append-only logs and content-addressed blobs on a folder or on S3, safe against crashes, lost answers and rival writers."""
+"""Append-only logs and content-addressed blobs, in a folder or on S3, safe against crashes, lost answers and rivals."""
 
 from workflows.log.blobs import GRACE_S, BlobRef, Blobs, TreeRef
 from workflows.log.codec import JSON, decode, encode

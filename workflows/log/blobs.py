@@ -1,7 +1,7 @@
 """Big values, named by the SHA-256 of their bytes and written before the record that names them.
 
-A blob is immutable and shared by all who have the same bytes. `gc` deletes what no log names any more once it is older than a grace; so
-a writer that finds its blob there already renews it when half the grace is over.
+A blob is immutable and shared by all who have the same bytes. `gc` deletes what no log names any more once it is older
+than a grace; so a writer that finds its blob there already renews it when half the grace is over.
 """
 
 from __future__ import annotations

@@ -1,16 +1,21 @@
 """Values of Python as JSON, and back.
 
-None, booleans, integers, finite floats, strings, lists and dicts with string keys stand for themselves. Everything else is an object with one
-key that begins with `$` (a dict that has such a key of its own is wrapped as `$dict`):
+None, booleans, integers, finite floats, strings, lists and dicts with string keys stand for themselves. Everything
+else is an object whose first key begins with `$` (a dict that has such a key of its own is wrapped as `$dict`):
 
-    {"$type": "module:qualname", <field>: ...}    dataclass or pydantic model          {"$enum": "module:qualname", "name": "RED"}
-    {"$tuple": [...]}  {"$set": [...]}  {"$frozenset": [...]}  {"$ordered": [[k, v]]}    {"$float": "nan"}  {"$complex": [re, im]}
-    {"$datetime": iso}  {"$date": iso}  {"$time": iso}  {"$timedelta": [d, s, us]}       {"$path": text}  {"$uuid": hex}  {"$decimal": text}
-    {"$bytes": base64 or blob}  {"$bytearray": ...}  {"$text": blob}                    long bytes and text are blobs
-    {"$ndarray": ...}  {"$scalar": ...}  {"$table": blob}  {"$batch": blob}  {"$tensor": ...}    see `codec_arrays`
-    {"$json": blob}                               a value whose JSON is long             {"$pickle": blob}  only where it is asked for
+    {"$type": "module:qualname", <field>: ...}      dataclass, pydantic model
+    {"$enum": "module:qualname", "name": "RED"}     enum, flags
+    {"$tuple": [...]}  {"$set": [...]}  {"$frozenset": [...]}  {"$ordered": [[key, value], ...]}
+    {"$float": "nan"}  {"$complex": [re, im]}  {"$decimal": text}
+    {"$datetime": iso}  {"$date": iso}  {"$time": iso}  {"$timedelta": [days, seconds, microseconds]}
+    {"$path": text}  {"$uuid": hex}
+    {"$bytes": base64 or blob}  {"$bytearray": base64 or blob}  {"$text": blob}
+    {"$ndarray": ...}  {"$scalar": ...}  {"$tensor": ...}  {"$table": blob}  {"$batch": blob}    see `codec_arrays`
+    {"$json": blob}                                 a value whose JSON is long
+    {"$pickle": blob}                               anything else, and only where the caller allows it
 
-Reading imports modules that a value names, but makes instances of dataclasses, pydantic models and enums only, never calls anything else.
+Reading imports the module that a value names, but makes instances of dataclasses, pydantic models and enums only; it
+never calls anything else.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from typing import Any, TypeAlias
 from workflows.log import codec_arrays
 from workflows.log.blobs import BlobRef, Blobs
 from workflows.log.errors import CannotDecode, CannotEncode
+from workflows.log.store import Buffer
 
 JSON: TypeAlias = Any
 """None, bool, int, float, str, list of these, dict of these by string."""
@@ -91,74 +97,87 @@ class _Encoder:
         self._blobs = blobs
         self._pickle = pickle
         self._inline_max_bytes = inline_max_bytes
-
-    def keep(self, data: bytes | memoryview, media_type: str) -> JSON:
-        ref = self._blobs.put(data, media_type)
-        return {"sha256": ref.sha256, "size": ref.size, "media_type": ref.media_type}
-
-    def bulk(self, data: bytes | bytearray | memoryview, media_type: str = "application/octet-stream") -> JSON:
-        """Bytes, inline or as a blob."""
-        view = memoryview(data).cast("B")
-        if len(view) * 4 <= self._inline_max_bytes * 3:
-            return base64.b64encode(view).decode("ascii")
-        return self.keep(view, media_type)
+        # By exact type: a subclass would come back as its base.
+        self._writers: dict[type, Callable[[Any, str, int], JSON]] = {
+            types.NoneType: lambda value, _path, _depth: value,
+            bool: lambda value, _path, _depth: value,
+            int: lambda value, _path, _depth: value,
+            float: lambda value, _path, _depth: _number(value),
+            str: self._text,
+            list: self._items,
+            tuple: lambda value, path, depth: {"$tuple": self._items(value, path, depth)},
+            dict: self._dict,
+            types.MappingProxyType: self._dict,
+            OrderedDict: self._ordered,
+            set: lambda value, path, depth: {"$set": self._unordered(value, path, depth)},
+            frozenset: lambda value, path, depth: {"$frozenset": self._unordered(value, path, depth)},
+            bytes: lambda value, _path, _depth: {"$bytes": self.bulk(value)},
+            bytearray: lambda value, _path, _depth: {"$bytearray": self.bulk(value)},
+            dt.datetime: lambda value, _path, _depth: {"$datetime": value.isoformat()},
+            dt.date: lambda value, _path, _depth: {"$date": value.isoformat()},
+            dt.time: lambda value, _path, _depth: {"$time": value.isoformat()},
+            dt.timedelta: lambda value, _path, _depth: {"$timedelta": [value.days, value.seconds, value.microseconds]},
+            PosixPath: lambda value, _path, _depth: {"$path": str(value)},
+            uuid.UUID: lambda value, _path, _depth: {"$uuid": value.hex},
+            decimal.Decimal: lambda value, _path, _depth: {"$decimal": str(value)},
+            complex: lambda value, _path, _depth: {"$complex": [_number(value.real), _number(value.imag)]},
+        }
 
     def encode(self, value: object, path: str, depth: int) -> JSON:
-        cls = type(value)
-        if value is None or cls is bool or cls is int:
-            return value
-        if isinstance(value, str) and cls is str:
-            # UTF-8 takes up to 4 bytes a character, JSON in ASCII up to 12: short text needs no second look.
-            if len(value) * 12 <= self._inline_max_bytes or len(json.dumps(value)) <= self._inline_max_bytes:
-                return value
-            return {"$text": self.keep(value.encode("utf-8", "surrogatepass"), "text/plain; charset=utf-8")}
-        if isinstance(value, float) and cls is float:
-            return value if math.isfinite(value) else {"$float": repr(value)}
         if depth > MAX_DEPTH:
             raise CannotEncode(path, f"it is nested deeper than {MAX_DEPTH}, or contains itself")
-        if isinstance(value, list) and cls is list:
-            return self._items(value, path, depth)
-        if isinstance(value, tuple) and cls is tuple:
-            return {"$tuple": self._items(value, path, depth)}
-        if isinstance(value, Mapping) and (cls is dict or cls is types.MappingProxyType):
-            return self._dict(value, path, depth)
+        writer = self._writers.get(type(value))
+        if writer is not None:
+            return writer(value, path, depth)
         if isinstance(value, enum.Enum):
-            return _encode_enum(value, path)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+            return {"$enum": _name_of(type(value), path), "name": value.name}
+        if (fields := _fields_of(value)) is not None:
             return self._typed(value, fields, path, depth)
-        if (fields_of_model := _model_fields(value)) is not None:
-            return self._typed(value, fields_of_model, path, depth)
-        if (plain := _encode_plain(value)) is not None:
-            return plain
-        if isinstance(value, bytes | bytearray) and cls in (bytes, bytearray):
-            return {f"${cls.__name__}": self.bulk(value)}
-        if isinstance(value, set | frozenset) and cls in (set, frozenset):
-            items = self._items(list(value), path, depth)
-            return {f"${cls.__name__}": sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
-        if isinstance(value, OrderedDict) and cls is OrderedDict:
-            pairs = [
-                [self.encode(k, path, depth + 1), self.encode(v, f"{path}[{k!r}]", depth + 1)] for k, v in value.items()
-            ]
-            return {"$ordered": pairs}
         if (array := codec_arrays.encode_array(value, path, self.bulk, self.keep)) is not None:
             return array
         return self._unknown(value, path)
 
+    def keep(self, data: Buffer, media_type: str) -> JSON:
+        """Bytes as a blob."""
+        ref = self._blobs.put(data, media_type)
+        return {"sha256": ref.sha256, "size": ref.size, "media_type": ref.media_type}
+
+    def bulk(self, data: Buffer) -> JSON:
+        """Bytes, inline in base64 or as a blob."""
+        view = memoryview(data).cast("B")
+        if len(view) * 4 <= self._inline_max_bytes * 3:
+            return base64.b64encode(view).decode("ascii")
+        return self.keep(view, "application/octet-stream")
+
+    def _text(self, value: str, _path: str, _depth: int) -> JSON:
+        # A character takes up to 12 bytes of ASCII JSON, so short text needs no second look.
+        if len(value) * 12 <= self._inline_max_bytes or len(json.dumps(value)) <= self._inline_max_bytes:
+            return value
+        return {"$text": self.keep(value.encode("utf-8", "surrogatepass"), "text/plain; charset=utf-8")}
+
     def _items(self, items: list[Any] | tuple[Any, ...], path: str, depth: int) -> list[JSON]:
         return [self.encode(item, f"{path}[{number}]", depth + 1) for number, item in enumerate(items)]
+
+    def _unordered(self, items: set[Any] | frozenset[Any], path: str, depth: int) -> list[JSON]:
+        # Sorted by their JSON, so that equal sets have equal forms.
+        return sorted(self._items(list(items), path, depth), key=lambda item: json.dumps(item, sort_keys=True))
 
     def _dict(self, value: Mapping[Any, Any], path: str, depth: int) -> JSON:
         escaped = False
         encoded = {}
         for key, item in value.items():
             if type(key) is not str:
-                raise CannotEncode(
-                    path, f"the dict has the key {key!r} of type {type(key).__qualname__}; keys are strings"
-                )
+                raise CannotEncode(path, f"the dict has the key {key!r} of type {type(key).__name__}; keys are strings")
             escaped = escaped or key.startswith("$")
             encoded[key] = self.encode(item, f"{path}[{key!r}]", depth + 1)
         return {"$dict": encoded} if escaped else encoded
+
+    def _ordered(self, value: OrderedDict[Any, Any], path: str, depth: int) -> JSON:
+        pairs = []
+        for key, item in value.items():
+            place = f"{path}[{key!r}]"
+            pairs.append([self.encode(key, place, depth + 1), self.encode(item, place, depth + 1)])
+        return {"$ordered": pairs}
 
     def _typed(self, value: object, fields: Mapping[str, object], path: str, depth: int) -> JSON:
         encoded: dict[str, JSON] = {"$type": _name_of(type(value), path)}
@@ -167,17 +186,14 @@ class _Encoder:
         return encoded
 
     def _unknown(self, value: object, path: str) -> JSON:
-        cls = type(value)
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
         if not self._pickle:
-            raise CannotEncode(
-                path,
-                f"a {cls.__module__}.{cls.__qualname__} has no durable form; use a dataclass, a pydantic model, an array, bytes or a file in a blob,"
-                " or allow pickle for this step",
-            )
+            advice = "use a dataclass, a pydantic model, an array or a file in a blob, or allow pickle for this step"
+            raise CannotEncode(path, f"a {name} has no durable form; {advice}")
         try:
             data = pickling.dumps(value, protocol=5)
         except (pickling.PicklingError, TypeError, AttributeError, RecursionError) as error:
-            raise CannotEncode(path, f"a {cls.__module__}.{cls.__qualname__} does not pickle: {error}") from error
+            raise CannotEncode(path, f"a {name} does not pickle: {error}") from error
         return {"$pickle": self.keep(data, "application/x-python-pickle")}
 
 
@@ -221,16 +237,19 @@ class _Decoder:
         if not tag.startswith("$"):
             return {key: self.decode(item, f"{path}[{key!r}]") for key, item in data.items()}
         try:
-            if tag == "$type":
-                return self._typed(data, path)
-            if tag == "$enum":
-                return _decode_enum(data, path)
-            if tag in self._readers:
-                return self._readers[tag](data[tag], path)
-            if tag in codec_arrays.TAGS:
-                return codec_arrays.decode_array(tag, data[tag], self.bulk)
+            return self._tagged(tag, data, path)
         except (ValueError, TypeError, KeyError, AttributeError, decimal.InvalidOperation) as error:
             raise CannotDecode(path, f"the {tag} there cannot be read: {error}") from error
+
+    def _tagged(self, tag: str, data: Mapping[str, JSON], path: str) -> Any:
+        if tag == "$type":
+            return self._typed(data, path)
+        if tag == "$enum":
+            return _decode_enum(data, path)
+        if tag in self._readers:
+            return self._readers[tag](data[tag], path)
+        if tag in codec_arrays.TAGS:
+            return codec_arrays.decode_array(tag, data[tag], self.bulk)
         raise CannotDecode(path, f"the form {tag!r} is unknown; a newer version may have written it")
 
     def _items(self, items: list[JSON], path: str) -> list[Any]:
@@ -238,17 +257,18 @@ class _Decoder:
 
     def _typed(self, data: Mapping[str, JSON], path: str) -> Any:
         name = data["$type"]
-        cls = _class_of(name, path)
+        cls: Any = _class_of(name, path)
         fields = {key: self.decode(item, f"{path}.{key}") for key, item in data.items() if key != "$type"}
-        if dataclasses.is_dataclass(cls):
-            known = {field.name for field in dataclasses.fields(cls) if field.init}
-            if unknown := sorted(set(fields) - known):
-                # A field that was dropped since; the rest of an old record stays readable.
-                _logger.warning("%s: %s has no fields %s any more", path, name, unknown)
-            return cls(**{key: item for key, item in fields.items() if key in known})
         if _is_model(cls):
             return cls.model_validate(fields, by_name=True)
-        raise CannotDecode(path, f"{name} is neither a dataclass nor a pydantic model")
+        if not dataclasses.is_dataclass(cls):
+            raise CannotDecode(path, f"{name} is neither a dataclass nor a pydantic model")
+        known = {field.name for field in dataclasses.fields(cls) if field.init}
+        if dropped := sorted(set(fields) - known):
+            # The field was removed from the class since; the rest of an old record stays readable.
+            _logger.warning("%s: %s has no fields %s any more", path, name, dropped)
+        make: Callable[..., Any] = cls
+        return make(**{key: item for key, item in fields.items() if key in known})
 
     def _unpickle(self, ref: JSON, path: str) -> Any:
         if not self._pickle:
@@ -256,51 +276,31 @@ class _Decoder:
         return pickling.loads(self.bulk(ref))  # noqa: S301 - the caller allowed it
 
 
-def _encode_plain(value: object) -> JSON | None:
-    cls = type(value)
-    if isinstance(value, dt.datetime) and cls is dt.datetime:
-        return {"$datetime": value.isoformat()}
-    if isinstance(value, dt.date | dt.time) and cls in (dt.date, dt.time):
-        return {f"${cls.__name__}": value.isoformat()}
-    if isinstance(value, dt.timedelta) and cls is dt.timedelta:
-        return {"$timedelta": [value.days, value.seconds, value.microseconds]}
-    if isinstance(value, PosixPath):
-        return {"$path": str(value)}
-    if isinstance(value, uuid.UUID):
-        return {"$uuid": value.hex}
-    if isinstance(value, decimal.Decimal):
-        return {"$decimal": str(value)}
-    if isinstance(value, complex) and cls is complex:
-        return {
-            "$complex": [part if math.isfinite(part) else {"$float": repr(part)} for part in (value.real, value.imag)]
-        }
-    return None
+def _number(value: float) -> JSON:
+    return value if math.isfinite(value) else {"$float": repr(value)}
 
 
-def _encode_enum(value: enum.Enum, path: str) -> JSON:
-    return {"$enum": _name_of(type(value), path), "name": value.name}
-
-
-def _decode_enum(data: Mapping[str, JSON], path: str) -> enum.Enum:
-    cls = _class_of(data["$enum"], path)
+def _decode_enum(data: Mapping[str, JSON], path: str) -> Any:
+    cls: Any = _class_of(data["$enum"], path)
     if not issubclass(cls, enum.Enum):
         raise CannotDecode(path, f"{data['$enum']} is no enum")
-    name = data["name"]
-    if issubclass(cls, enum.Flag):
-        # A combination is named by its parts: "READ|WRITE".
-        value = cls(0)
-        for part in filter(None, (name or "").split("|")):
-            value |= cls[part]
-        return value
-    return cls[name]
+    if not issubclass(cls, enum.Flag):
+        return cls[data["name"]]
+    # A combination of flags is named by its parts: "READ|WRITE".
+    value = cls(0)
+    for part in filter(None, (data["name"] or "").split("|")):
+        value |= cls[part]
+    return value
 
 
-def _model_fields(value: object) -> Mapping[str, object] | None:
-    cls = type(value)
-    if not _is_model(cls):
-        return None
-    fields: dict[str, object] = {name: getattr(value, name) for name in cls.model_fields}
-    return fields | (getattr(value, "model_extra", None) or {})
+def _fields_of(value: Any) -> Mapping[str, object] | None:
+    """What an instance of a dataclass or of a pydantic model is made from; None for anything else."""
+    cls: Any = type(value)
+    if _is_model(cls):
+        return {name: getattr(value, name) for name in cls.model_fields} | (value.model_extra or {})
+    if dataclasses.is_dataclass(cls):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(cls) if field.init}
+    return None
 
 
 def _is_model(cls: Any) -> bool:
@@ -310,6 +310,7 @@ def _is_model(cls: Any) -> bool:
 
 
 def _name_of(cls: type, path: str) -> str:
+    """`module:qualname` of a class that can be found again by it."""
     module = cls.__module__
     if module == "__main__":
         # `python -m package.module` runs under another name than the one others import it by.

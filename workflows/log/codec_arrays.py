@@ -1,6 +1,7 @@
-"""Arrays of numpy, Arrow and torch as raw bytes with a small header: no copy is made on the way to the store, and one at most on the way back.
+"""Arrays of numpy, Arrow and torch as raw bytes with a small header.
 
-The libraries are imported only when a value of theirs is met.
+A contiguous array goes to the store without a copy, and one copy at most is made on the way back. The libraries are
+imported only when a value of theirs is met.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from workflows.log.errors import CannotEncode
+from workflows.log.store import Buffer
 
-Bulk: TypeAlias = Callable[[memoryview], Any]
-Keep: TypeAlias = Callable[[memoryview, str], Any]
+Bulk: TypeAlias = Callable[[Buffer], Any]
+Keep: TypeAlias = Callable[[Buffer, str], Any]
 
 TAGS = frozenset({"$ndarray", "$scalar", "$tensor", "$table", "$batch"})
 _ARROW_MEDIA_TYPE = "application/vnd.apache.arrow.stream"
@@ -68,10 +70,10 @@ def _encode_numpy(value: Any, path: str, bulk: Bulk) -> Any:
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     flat = np.ascontiguousarray(array.T if fortran else array).reshape(-1)
     header = {
-        "dtype": np.lib.format.dtype_to_descr(array.dtype),
+        "dtype": np.lib.format.dtype_to_descr(array.dtype),  # type: ignore[no-untyped-call]
         "shape": list(array.shape),
         "order": "F" if fortran else "C",
-        "data": bulk(memoryview(flat.view(np.uint8)) if flat.size else memoryview(b"")),
+        "data": bulk(flat.view(np.uint8).data if flat.size else memoryview(b"")),
     }
     return {tag: header}
 
@@ -79,7 +81,7 @@ def _encode_numpy(value: Any, path: str, bulk: Bulk) -> Any:
 def _decode_numpy(tag: str, data: Mapping[str, Any], bulk: Callable[[Any], bytes]) -> Any:
     import numpy as np
 
-    dtype = np.lib.format.descr_to_dtype(_descr(data["dtype"]))
+    dtype = np.lib.format.descr_to_dtype(_descr(data["dtype"]))  # type: ignore[no-untyped-call]
     if dtype.hasobject:
         raise ValueError(f"dtype {dtype} holds objects")
     flat = np.frombuffer(bulk(data["data"]), dtype=dtype)

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - errors are named by what happened: `Fenced`, `NotFound`
 """What can go wrong below the log. Every error pickles, so that Ray carries it from worker to runner.
 
 LogError
@@ -177,7 +178,7 @@ class InvalidUri(StoreError):
 
 
 class LyingStore(StoreError):
-    """The store reports success for a conditional create of a key that exists. Two writers would both believe they won."""
+    """The store reports success for a conditional create of a key that exists: two writers would both win."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
 """Named places where a test can stop, break or kill the process. Inert unless the environment arms them.
 
-`EVERLOOP_FAILPOINT` holds specs, `EVERLOOP_FAILPOINT_FILE` names a file with specs, read at every place that is passed, so that a
-test can arm and disarm a process that is running:
+`EVERLOOP_FAILPOINT` holds specs; `EVERLOOP_FAILPOINT_FILE` names a file with specs, read at every place that is passed,
+so that a test can arm and disarm a process that is running:
 
     log.append.before-create=kill               SIGKILL to this process
     log.append.after-create=raise               raises `FailpointHit`
@@ -22,6 +22,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 ENV = "EVERLOOP_FAILPOINT"
@@ -38,7 +39,7 @@ class FailpointHit(Exception):  # noqa: N818 - it is what happened
 
 
 def failpoint(name: str) -> None:
-    """Marks a place at which the process may be made to fail. Costs two look-ups in the environment when nothing is armed.
+    """Marks a place at which the process may be made to fail. Costs two look-ups in the environment when inert.
 
     Raises:
         FailpointHit: It is armed with `raise`.
@@ -93,10 +94,8 @@ def _armed() -> dict[str, tuple[int | None, str]]:
     text = os.environ.get(ENV, "")
     file = os.environ.get(FILE_ENV)
     if file:
-        try:
+        with suppress(FileNotFoundError):  # Not armed yet.
             text += "," + Path(file).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            pass  # Not armed yet.
     armed: dict[str, tuple[int | None, str]] = {}
     for spec in text.replace("\n", ",").split(","):
         if not spec.strip():
@@ -119,6 +118,6 @@ def _names_in(file: Path) -> set[str]:
             continue
         argument = node.args[0] if node.args else None
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
-            raise ValueError(f"{file}:{node.lineno}: a failpoint is named by a literal")
+            raise ValueError(f"{file}:{node.lineno}: a failpoint is named by a literal")  # noqa: TRY004 - bad source
         names.add(argument.value)
     return names

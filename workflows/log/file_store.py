@@ -1,7 +1,8 @@
 """Objects as files in a folder, on a local disk or a shared file system with hard links.
 
-A new object is written to a temporary file, flushed to the disk, and given its name by link(2), which fails if the name is taken:
-the one operation of POSIX that is at once atomic, exclusive and complete, on NFS too (open(2), O_EXCL). Then the folder is flushed.
+A new object is written to a temporary file, flushed to the disk, and given its name by link(2), which fails if the name
+is taken: the one operation of POSIX that is at once atomic, exclusive and complete, on NFS too (see open(2), O_EXCL).
+Then the folder is flushed.
 """
 
 from __future__ import annotations
@@ -50,15 +51,13 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 
 
 class FileStore:
-    """A folder. It is made when it is missing."""
+    """A folder. It is made by the first write."""
 
     def __init__(self, root: Path) -> None:
         self.uri = f"file://{quote(str(root))}"
         self._root = str(root)
         self._temporary = f"{root}/{TEMPORARY}"
-        with self._translated(TEMPORARY):
-            _make_folder(self._temporary)
-            self._remove_abandoned()
+        self._is_swept = False
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
         return open_store, (self.uri,)
@@ -69,7 +68,7 @@ class FileStore:
             try:
                 self._link(temporary, path)
             except FileExistsError:
-                # The one who took the name may not have flushed the folder yet, and the caller will build on what it reads.
+                # Whoever took the name may not have flushed the folder yet, and the caller builds on what it reads.
                 _flush_folder(path)
                 raise AlreadyExists(self.uri, key) from None
             failpoint("file.create.before-flush")
@@ -79,11 +78,8 @@ class FileStore:
         self._replace(key, lambda file: _write(file, data))
 
     def upload(self, key: str, path: Path) -> None:
-        def copy(file: BinaryIO) -> None:
-            with path.open("rb") as source:
-                _copy(source, file)
-
-        self._replace(key, copy)
+        with path.open("rb") as source:
+            self._replace(key, lambda file: _copy(source, file))
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
@@ -123,12 +119,14 @@ class FileStore:
                 temporary.unlink(missing_ok=True)
 
     def now(self) -> float:
-        # The file system's clock: on a shared folder it is the server's, and mtimes are told by it. A touch and a stat cost 10 us.
+        # The file system's own clock tells the mtimes, and on a shared folder it is the server's, not this machine's.
+        # A touch and a stat cost 10 us.
         path = f"{self._root}/{CLOCK}"
         with self._translated(CLOCK):
             try:
                 os.utime(path)
             except FileNotFoundError:
+                _make_folder(self._root)
                 with open(path, "ab"):  # noqa: PTH123
                     os.utime(path)
             return os.stat(path).st_mtime  # noqa: PTH116
@@ -151,9 +149,13 @@ class FileStore:
     def _written(self, write: Callable[[BinaryIO], None]) -> Iterator[str]:
         """Yields the path of a temporary file whose content is on the disk; it is gone afterwards."""
         temporary = f"{self._temporary}/{os.getpid()}-{secrets.token_hex(8)}"
+        if not self._is_swept:
+            _make_folder(self._temporary)
+            self._remove_abandoned()
+            self._is_swept = True
         try:
             with open(temporary, "xb", buffering=0) as file:  # noqa: PTH123
-                write(file)  # type: ignore[arg-type]
+                write(file)
                 failpoint("file.write.before-fsync")
                 os.fsync(file.fileno())
             yield temporary

@@ -1,4 +1,4 @@
-"""Deletes blobs that nobody names any more: marks from roots, deletes only what is older than the grace by the store's clock."""
+"""Deletes blobs that nobody names any more, and only those older than the grace by the store's clock."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def references(value: Any) -> Iterator[BlobRef | TreeRef]:
 def collect_garbage(blobs: Blobs, roots: Iterable[BlobRef | TreeRef], *, dry_run: bool = False) -> Collected:
     """Deletes blobs that cannot be reached from the roots.
 
-    Trees and blobs of JSON may name others, so they are followed. Blobs that are written while this runs are young and stay.
+    Trees and blobs of JSON may name others, so they are followed. Blobs that are written meanwhile are young and stay.
 
     Args:
         blobs: Where to collect.

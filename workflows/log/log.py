@@ -10,8 +10,9 @@
     log.append(lambda total: Draft("visited", {"by": 1}) if total < 100 else None)
     print(log.state)
 
-Record n is the object `<name>/<n as 20 digits>.json`, created only if it is absent. Many processes may write one log: each slot has one winner, and
-the losers fold the winner's record and decide again. There is no lock, no server, and no other way to write.
+Record n is the object `<name>/<n as 20 digits>.json`, created only if it is absent. Many processes may write one log:
+each slot has one winner, and the losers fold the winner's record and decide again. There is no lock, no server, and no
+other way to write.
 """
 
 from __future__ import annotations
@@ -44,17 +45,20 @@ from workflows.log.store import Store, check_key
 
 S = TypeVar("S")
 
-MAX_ATTEMPTS = 8
-"""Times that an unclear answer is asked about before the writer gives up; with the pauses below about 12 s of trying."""
+MAX_ATTEMPTS = 6
+"""Times that a write is tried while answers are unclear; on S3, whose client tries again by itself, about 15 s."""
 
 FIRST_PAUSE_S = 0.1
-MAX_PAUSE_S = 4.0
+MAX_PAUSE_S = 2.0
 
 _logger = logging.getLogger(__name__)
 
 
 class Fold(Protocol[S]):
-    """How records become a state. Pure; states are immutable or treated so. A class attribute `version` tells apart shapes of `dump`."""
+    """How records become a state. Pure; states are immutable or treated so.
+
+    An attribute `version` (default 1) tells apart the shapes that `dump` had over time.
+    """
 
     def initial(self) -> S:
         """The state before the first record."""
@@ -91,7 +95,9 @@ class Verification:
 class Log(Generic[S]):
     """An append-only log and its folded state. Threads may share one; processes open their own."""
 
-    def __init__(self, store: Store, name: str, fold: Fold[S], *, writer: str | None = None) -> None:
+    def __init__(
+        self, store: Store, name: str, fold: Fold[S], *, writer: str | None = None, max_attempts: int = MAX_ATTEMPTS
+    ) -> None:
         """Touches no storage; the log is opened by its first use.
 
         Args:
@@ -99,9 +105,11 @@ class Log(Generic[S]):
             name: Its folder, for example `runs/2026-11-24-a1b2`.
             fold: How records become the state.
             writer: Names this writer in its records; by default host, process and a random part.
+            max_attempts: Times that a write is tried while answers are unclear.
         """
         self.name = check_key(name)
         self.writer = writer or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._max_attempts = max_attempts
         self._store = store
         self._fold = fold
         self._fold_name = fold_name(fold)
@@ -140,8 +148,8 @@ class Log(Generic[S]):
     def append(self, decide: Callable[[S], Draft | None]) -> Record | None:
         """Writes what `decide` makes of the state; the only way to write.
 
-        `decide` is pure: it is asked again, with the new state, whenever another writer was faster. It returns None if nothing is to be
-        done, or raises a `Refused`. Both are believed only of a state that is up to date.
+        `decide` is pure: it is asked again, with the new state, whenever another writer was faster. It returns None if
+        nothing is to be done, or raises a `Refused`. Both are believed only of a state that is up to date.
 
         Returns:
             The record, durable and folded; or None.
@@ -149,7 +157,8 @@ class Log(Generic[S]):
         Raises:
             Refused: What `decide` raised.
             InvalidRecord: The draft cannot be stored.
-            StoreUnavailable: No clear answer after many attempts. The record may still be there, or appear: read before acting on it.
+            StoreUnavailable: No clear answer after many attempts. The record may be there, or appear later: what is
+                decided next is decided on what is there then.
         """
         with self._lock:
             fresh = not self._opened
@@ -167,8 +176,10 @@ class Log(Generic[S]):
                         return None
                     fresh = True
                     continue
-                record = self._record(draft)
-                data = seal(self.name, record)
+                draft_record = self._record(draft)
+                data = seal(self.name, draft_record)
+                # Fold what readers will read: a tuple has become a list, and the caller's dict is not shared.
+                record = unseal(self.name, self._length, data, self._head)
                 if self._place(record, data):
                     self._apply(record, data)
                     failpoint("log.append.after-fold")
@@ -240,8 +251,8 @@ class Log(Generic[S]):
     def _place(self, record: Record, data: bytes) -> bool:
         """Puts the bytes into their slot; whether they stand there, however many answers were lost on the way."""
         key = record_key(self.name, record.index)
-        trouble: StoreError
-        for attempt in range(MAX_ATTEMPTS):
+        trouble: StoreError = StoreUnavailable(self._store.uri, key, "it was not tried")
+        for attempt in range(self._max_attempts):
             if attempt:
                 time.sleep(_pause_s(attempt))
             try:
@@ -278,6 +289,9 @@ class Log(Generic[S]):
             write_snapshot(self._store, self.name, self._fold_name, snapshot)
         except StoreError as error:
             _logger.warning("log %s: no snapshot of %d records: %s", self.name, self._length, error)
+        except (TypeError, ValueError):
+            # The record is written; that the fold cannot be dumped must not look like a write that failed.
+            _logger.exception("log %s: %s does not dump its state as JSON", self.name, self._fold_name)
         self._snapshot_length = self._length
 
 
@@ -313,9 +327,9 @@ def verify_log(store: Store, name: str) -> Verification:
 
 
 def fork_log(store: Store, source: str, target: str, upto: int) -> Verification:
-    """Copies the first `upto` records, verified, into a new log: the answer to a corrupt record, since logs are never edited.
+    """Copies the first `upto` records, verified, into a new log. Asking twice is safe.
 
-    Asking twice is safe.
+    It is the answer to a corrupt record, for logs are never edited.
 
     Raises:
         CorruptRecord: One of them cannot be trusted.
@@ -362,4 +376,5 @@ def _is_record(name: str, key: str) -> bool:
 
 def _pause_s(attempt: int) -> float:
     # Exponential with full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    return random.uniform(0.5, 1.0) * min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempt - 1))  # noqa: S311
+    longest = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (attempt - 1))
+    return random.uniform(0.5, 1.0) * longest  # noqa: S311

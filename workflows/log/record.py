@@ -1,7 +1,7 @@
 """A record: one immutable fact of a log, and its bytes.
 
-The bytes are compact ASCII JSON. A record names the SHA-256 of the bytes before it, so a log is a hash chain: no record can be
-changed, dropped or inserted without breaking it.
+The bytes are compact ASCII JSON, with keys in the order they were given. A record names the SHA-256 of the bytes before
+it, so a log is a hash chain: no record can be changed, dropped or inserted without breaking it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_DEPTH = 100
 FIRST = "0" * 64
 """What the first record names as the bytes before it."""
 
-_KIND = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Draft:
     """What `decide` wants recorded.
 
     Attributes:
-        kind: What happened, for example `step-finished`: lower-case letters, digits and `_.-`.
+        kind: What happened, for example `step-finished`: up to 100 letters, digits and `_.:-`.
         data: JSON values with string keys and finite numbers.
         epoch: The claim under which it is written; 0 where a log knows no claims.
         notify: Notifications that this record causes; an outbox sends them.
@@ -83,7 +83,7 @@ def digest(data: bytes) -> str:
 
 
 def canonical_json(value: object) -> bytes:
-    """JSON bytes that are equal for equal values: sorted keys, no spaces, ASCII. For digests of configs and manifests."""
+    """JSON bytes that are equal for equal values (sorted keys, no spaces, ASCII): what digests are made of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -99,23 +99,22 @@ def seal(log: str, record: Record) -> bytes:
     for name, value in (("data", record.data), ("notify", notify)):
         if (reason := _not_json(value, name, 0)) is not None:
             raise InvalidRecord(log, record.kind, reason)
-    data = json.dumps(
-        {
-            "format": FORMAT,
-            "index": record.index,
-            "kind": record.kind,
-            "record_id": record.record_id,
-            "writer": record.writer,
-            "epoch": record.epoch,
-            "at": record.at,
-            "previous": record.previous,
-            "data": record.data if type(record.data) is dict else dict(record.data),
-            "notify": [dict(message) for message in notify],
-        },
-        separators=(",", ":"),
-        allow_nan=False,
-        default=_plain,
-    ).encode("ascii")
+    fields = {
+        "format": FORMAT,
+        "index": record.index,
+        "kind": record.kind,
+        "record_id": record.record_id,
+        "writer": record.writer,
+        "epoch": record.epoch,
+        "at": record.at,
+        "previous": record.previous,
+        "data": record.data,
+        "notify": notify,
+    }
+    try:
+        data = json.dumps(fields, separators=(",", ":"), allow_nan=False, default=_plain).encode("ascii")
+    except ValueError as error:  # An integer of more digits than Python prints.
+        raise InvalidRecord(log, record.kind, str(error)) from error
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidRecord(
             log, record.kind, f"{len(data):,} bytes are more than {MAX_RECORD_BYTES:,}; put big values into blobs"
@@ -166,7 +165,7 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__qualname__} is no JSON")
 
 
-def _not_json(value: object, path: str, depth: int) -> str | None:
+def _not_json(value: object, path: str, depth: int) -> str | None:  # noqa: PLR0911 - one a type
     """Why a value is no JSON that comes back as it was, or None."""
     if value is None or isinstance(value, str | bool | int):
         return None

@@ -1,7 +1,11 @@
-"""Objects in a bucket of S3, MinIO or anything that honours `If-None-Match: *` on PUT (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)."""
+"""Objects in a bucket of S3, MinIO or anything that honours `If-None-Match: *` on PUT.
+
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -77,6 +81,7 @@ class S3Store:
 
     def upload(self, key: str, path: Path) -> None:
         check_key(key)
+        path.stat()  # A missing local file is not a missing object.
         with self._translated(key):
             failpoint("s3.upload.before-request")
             obstore.put(self._bucket, key, path, chunk_size=PART_BYTES)
@@ -129,8 +134,9 @@ class S3Store:
                 temporary.unlink(missing_ok=True)
 
     def now(self) -> float:
-        # The difference to the store's clock is measured by a write of a known object and kept; CLOCK_BOOTTIME goes on while the machine sleeps,
-        # and nobody sets it. Answers round down to whole seconds, so the truth lies within half a second and a round trip of this.
+        # The difference to the store's clock is measured by a write and kept for a while: CLOCK_BOOTTIME goes on while
+        # the machine sleeps, and nobody sets it. Answers round down to whole seconds, so the truth lies within half a
+        # second and a round trip of this.
         with self._clock_lock:
             here = time.clock_gettime(time.CLOCK_BOOTTIME)
             if self._clock is None or here - self._clock[0] > CLOCK_VALID_S:
@@ -149,7 +155,7 @@ class S3Store:
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self._translate(error, key) from error
 
-    def _translate(self, error: Exception, key: str) -> StoreError:
+    def _translate(self, error: Exception, key: str) -> StoreError:  # noqa: PLR0911 - one an error
         text = str(error)
         reason = text.partition("\n\nDebug source")[0]
         status = int(match[1]) if (match := _STATUS.search(text)) else None
@@ -161,7 +167,7 @@ class S3Store:
             return NotFound(self.uri, key)
         if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
             return StoreDenied(self.uri, key, reason)
-        if status == 507 or "StorageFull" in text or (isinstance(error, OSError) and error.errno == 28):
+        if status == 507 or "StorageFull" in text or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             return StoreFull(self.uri, key, reason)
         if status is not None and 400 <= status < 500 and status not in (408, 409, 429):
             return StoreRejected(self.uri, key, reason)
@@ -178,11 +184,11 @@ def _connect(bucket: str, prefix: str, options: Mapping[str, str], uri: str) -> 
         timeout = timedelta(seconds=float(options.get("timeout_s", "30")))
     except ValueError:
         raise InvalidUri(uri, f"timeout_s is a number of seconds, got {options['timeout_s']!r}") from None
-    # Few retries of its own: the log asks again by itself, with the slot read in between.
+    # Few: a log asks again by itself, with the slot read in between.
     retries: RetryConfig = {
-        "max_retries": 2,
+        "max_retries": 3,
         "retry_timeout": 2 * timeout,
-        "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=1), "base": 2},
     }
     client: ClientConfig = {"timeout": timeout, "connect_timeout": min(timeout, timedelta(seconds=5))}
     if endpoint and endpoint.startswith("http://"):

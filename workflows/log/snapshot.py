@@ -1,6 +1,7 @@
 """Snapshots: a state folded up to some record, so that opening a log need not read it from the start.
 
-They are derived: losing or distrusting one costs time only. Each kind of fold has its own, because two readers of one log may keep different states.
+They are derived: losing or distrusting one costs time only. Each kind of fold has its own, because two readers of one
+log may keep different states.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Snapshot:
 
 
 def fold_name(fold: object) -> str:
-    """Names the code that made a state: module, class, and the class's `version` (default 1). Raise the version when `dump` changes its shape."""
+    """Names the code that made a state: module, class, and its attribute `version` (default 1)."""
     cls = type(fold)
     return f"{cls.__module__}:{cls.__qualname__}:{getattr(fold, 'version', 1)}"
 

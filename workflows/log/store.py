@@ -2,9 +2,12 @@
 
 A store is named by a URI and travels to workers as that URI:
 
-    file:///var/lib/everloop                                          a folder (a plain path means the same)
-    s3://bucket/prefix                                                AWS; credentials from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
-    s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000        MinIO and its like; also `region`, `timeout_s`
+    file:///var/lib/everloop                                      a folder; a plain path means the same
+    s3://bucket/prefix                                            AWS
+    s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000    MinIO and its like
+
+Options of S3: `endpoint_override`, `scheme` (of an endpoint without one), `region`, `timeout_s` (of one request). Its
+credentials come from where AWS clients look for them, first AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
 
 from __future__ import annotations
@@ -49,8 +52,8 @@ class ObjectInfo:
 class Store(Protocol):
     """A storage with atomic, durable objects. Safe to use from threads; pickles by its URI.
 
-    Every method may raise `StoreUnavailable` (no clear answer, may be asked again), `StoreDenied`, `StoreRejected` and `InvalidKey`; those
-    that write, `StoreFull`.
+    Every method may raise `StoreUnavailable` (no clear answer, may be asked again), `StoreDenied`, `StoreRejected` and
+    `InvalidKey`; those that write, `StoreFull`.
 
     Attributes:
         uri: Names this storage on every machine that can reach it.
@@ -62,7 +65,7 @@ class Store(Protocol):
         """Writes a new object; it is complete and durable when this returns, and absent or complete at any time before.
 
         Raises:
-            AlreadyExists: The key is taken, perhaps by this very call, when an answer was lost and the client asked again.
+            AlreadyExists: The key is taken, perhaps by this very call, if an answer was lost and asked for again.
         """
 
     def put(self, key: str, data: Buffer) -> None:
@@ -79,7 +82,12 @@ class Store(Protocol):
         """What is known about an object, or None if there is none."""
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """Objects in the folder `prefix` (whole path segments; empty: all) and below, in key order, with keys greater than `after`."""
+        """Objects in a folder and below, in the order of their keys.
+
+        Args:
+            prefix: The folder, in whole path segments; empty for all.
+            after: Only keys greater than this one.
+        """
 
     def delete(self, key: str) -> None:
         """Removes an object; no error if there is none."""
