@@ -68,7 +68,10 @@ def signing_key(path: Path) -> SigningKey:
     """
     if not path.exists():
         _make(path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise SigningKeyError(path, f"cannot be opened, or is a link ({error.strerror})") from error
     with os.fdopen(descriptor, "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & 0o077:
