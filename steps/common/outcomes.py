@@ -7,6 +7,7 @@ entries or 1 second, so a kill -9 loses at most the last second. Readers fold al
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -23,7 +24,10 @@ logger = logging.getLogger(__name__)
 Variant = Literal["champion", "canary", "shadow"]
 
 MAX_BATCH = 1000
-"""Entries in one record: about 400 KB with texts."""
+"""Entries in one record."""
+
+MAX_BATCH_BYTES = 700_000
+"""JSON of one record: logs refuse records over 1 MiB."""
 
 MAX_DELAY_S = 1.0
 """The longest an entry waits for its record: what a kill -9 may lose."""
@@ -136,6 +140,7 @@ class OutcomeWriter:
             with self._wake:
                 self._wake.wait_for(lambda: self._closed or len(self._pending) >= MAX_BATCH, timeout=self.max_delay_s)
                 batch, closed = self._pending[:MAX_BATCH], self._closed
+            batch = _fitting(batch)
             if batch and self._append(batch):
                 with self._wake:
                     del self._pending[: len(batch)]
@@ -210,6 +215,16 @@ def _packed(outcome: Outcome) -> Mapping[str, Any]:
 def _unpacked(entry: Mapping[str, Any]) -> Outcome:
     known = {name: value for name, value in entry.items() if name in _NAMES}
     return Outcome(**{**known, "bad": tuple(known.get("bad", ()))})
+
+
+def _fitting(batch: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Gives the longest beginning of a batch that fits into a record."""
+    room = MAX_BATCH_BYTES
+    for num_taken, entry in enumerate(batch):
+        room -= len(json.dumps(entry)) + 1
+        if room < 0:
+            return batch[: max(1, num_taken)]
+    return batch
 
 
 def _writer_name() -> str:

@@ -103,15 +103,17 @@ class ReleasedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What counts as slow, pinned when the rollout opened so that both variants are judged alike.
+    """What counts as slow or implausible, pinned when the rollout opened so that both variants are judged alike.
 
     Attributes:
         ttft_s: Longest time to the first token that is not slow, seconds; None: never slow.
         tpot_s: Longest mean time per further token that is not slow, seconds; None: never slow.
+        nats_per_byte: Least likely answer under the champion that is not implausible; None: answers are not scored.
     """
 
     ttft_s: float | None = None
     tpot_s: float | None = None
+    nats_per_byte: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,6 @@ class Evidence:
         e_values: E-value by metric; roll back when their mean reaches 1/alpha.
         e_value: Their mean.
         upper_bound: Anytime-valid upper bound of the challenger's rate of failed units.
-        shadow_dropped: Shadow requests dropped because the queue was full.
         decision: What was decided after the look.
         reason: Why, one sentence.
     """
@@ -142,7 +143,6 @@ class Evidence:
     e_values: Mapping[str, float]
     e_value: float
     upper_bound: float
-    shadow_dropped: int = 0
     decision: str = "hold"
     reason: str = ""
 
