@@ -1,0 +1,192 @@
+"""One attempt at one step, inside a Ray worker.
+
+A step's own failure is a value, so an exception that reaches the runner means that the worker or its node is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import threading
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+from workflows.engine.context import Context
+from workflows.engine.errors import NotImportable, RunOver, StepFailure
+from workflows.engine.graph import capture, is_node, with_results
+from workflows.engine.packing import pack
+from workflows.engine.step import Caught, resolve_step
+from workflows.log import JSON, Blobs, Fenced, LogError, Store, decode, encode, failpoint, open_store
+
+MAX_MESSAGE_CHARS = 2_000
+MAX_TRACEBACK_CHARS = 8_000
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a worker is told.
+
+    Attributes:
+        storage: URI of the run's storage.
+        run_id: The run.
+        origin: The run id that tokens are made of.
+        step: The step.
+        attempt: Its number.
+        epoch: The runner's claim.
+        length: Records of the run when it was handed out; the fence looks from here on.
+        function: Address of the step's function.
+        arguments: Encoded arguments.
+        results: Encoded results of the steps it takes, and whether each may be pickled.
+        scope: Path for the steps of a continuation.
+        announce: Whether to write down that it has started (a time-out is counted from there).
+        fence_interval_s: How often a long attempt checks that its runner still holds the run.
+    """
+
+    storage: str
+    run_id: str
+    origin: str
+    step: str
+    attempt: int
+    epoch: int
+    length: int
+    function: str
+    arguments: JSON
+    results: dict[str, tuple[JSON, bool]]
+    scope: str
+    announce: bool
+    fence_interval_s: float
+
+
+@cache
+def storage_of(uri: str) -> tuple[Store, Blobs]:
+    """The storage, opened once per process."""
+    store = open_store(uri)
+    return store, Blobs(store)
+
+
+def run_attempt(payload: bytes) -> bytes:
+    """Runs an attempt; gives `{"kind", "value", "retryable"}` as JSON (see `schedule.Outcome`)."""
+    attempt = Attempt(*pickle.loads(payload))  # noqa: S301 - from our own runner, over Ray's authenticated channel
+    store, blobs = storage_of(attempt.storage)
+    context = Context(
+        store,
+        blobs,
+        run_id=attempt.run_id,
+        step_id=attempt.step,
+        attempt=attempt.attempt,
+        epoch=attempt.epoch,
+        origin=attempt.origin,
+        length=attempt.length,
+    )
+    watch = _watch()
+    watch.enter(context, attempt.fence_interval_s)
+    try:
+        if attempt.announce:
+            store.put(started_key(attempt.run_id, attempt.step, attempt.attempt), b"{}")
+        return json.dumps(_outcome(attempt, context), separators=(",", ":")).encode("ascii")
+    finally:
+        watch.leave(context)
+        context.close()
+
+
+def started_key(run_id: str, step: str, attempt: int) -> str:
+    """The object by which an attempt says that it has started."""
+    return f"runs/{run_id}/steps/{step}/{attempt:04}/started.json"
+
+
+def _outcome(attempt: Attempt, context: Context) -> JSON:
+    step: Any = None
+    try:
+        step = resolve_step(attempt.function)
+        args, kwargs = _arguments(attempt, context.blobs)
+        if step.wants_context:
+            kwargs["ctx"] = context
+        failpoint("engine.worker.before-step")
+        value = step.function(*args, **kwargs)
+        failpoint("engine.worker.after-step")
+        return _encoded(value, step, attempt, context.blobs)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a step raises is its result
+        if context.stopped is not None:
+            return {"kind": "stopped", "value": str(context.stopped)}
+        retryable = step is not None and not isinstance(error, NotImportable) and step.retries.worth_another(error)
+        return {"kind": "failed", "value": asdict(failure_of(error)), "retryable": retryable}
+
+
+def _arguments(attempt: Attempt, blobs: Blobs) -> tuple[list[Any], dict[str, Any]]:
+    results = {step: decode(result, blobs, pickle=pickled) for step, (result, pickled) in attempt.results.items()}
+    args, kwargs = decode(attempt.arguments, blobs)
+    return [with_results(value, results) for value in args], {
+        name: with_results(value, results) for name, value in kwargs.items()
+    }
+
+
+def _encoded(value: Any, step: Any, attempt: Attempt, blobs: Blobs) -> JSON:
+    if is_node(value):
+        graph = capture(value, lambda part: encode(part, blobs), scope=attempt.scope, where=f"what {attempt.step} gave")
+        return {"kind": "continued", "value": pack(graph.to_json(), blobs)}
+    result = encode(Caught(value=value) if step.catch else value, blobs, pickle=step.pickle)
+    failpoint("engine.worker.after-encode")
+    return {"kind": "done", "value": result}
+
+
+def failure_of(error: BaseException, kind: str = "error") -> StepFailure:
+    """An error as data, bounded: a record must not grow with what a program happens to say."""
+    cls = type(error)
+    text = "".join(traceback.format_exception(error))
+    return StepFailure(
+        f"{cls.__module__}:{cls.__qualname__}", str(error)[:MAX_MESSAGE_CHARS], text[-MAX_TRACEBACK_CHARS:], kind
+    )
+
+
+class _Watch:
+    """Ends the process of an attempt whose runner has lost the run.
+
+    A runner that was stopped for a while and replaced leaves its attempts behind, still holding CPUs, actors and the attention of
+    the outside. Ray ends what they own with them.
+    """
+
+    def __init__(self) -> None:
+        self._attempts: dict[int, tuple[Context, float, float]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def enter(self, context: Context, interval_s: float) -> None:
+        with self._lock:
+            self._attempts[id(context)] = (context, interval_s, time.monotonic() + interval_s)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(interval_s,), name="fence-watch", daemon=True)
+                self._thread.start()
+
+    def leave(self, context: Context) -> None:
+        with self._lock:
+            self._attempts.pop(id(context), None)
+
+    def _run(self, interval_s: float) -> None:
+        while True:
+            time.sleep(interval_s / 2)
+            now = time.monotonic()
+            with self._lock:
+                due = [context for context, _, due_at in self._attempts.values() if due_at <= now]
+            for context in due:
+                try:
+                    context.fence()
+                except Fenced as error:
+                    _logger.error("attempt %d at %s stops: %s", context.attempt, context.step_id, error)  # noqa: TRY400
+                    os._exit(70)
+                except RunOver as error:
+                    # Its runner is cancelling it, and gives it time to clean up.
+                    _logger.info("attempt %d at %s: %s", context.attempt, context.step_id, error)
+                except LogError as error:
+                    _logger.warning("attempt %d at %s cannot see its run: %s", context.attempt, context.step_id, error)
+
+
+@lru_cache(maxsize=1)
+def _watch() -> _Watch:
+    return _Watch()
