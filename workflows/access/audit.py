@@ -26,7 +26,7 @@ from typing import Any
 from workflows.access.errors import AuditUnavailable
 from workflows.access.redaction import Redactor
 from workflows.access.signing import SigningKey
-from workflows.log import Draft, Log, LogError, Record, Store
+from workflows.log import Draft, Log, LogError, Record, Store, canonical_json
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Checkpoint:
     def message(self) -> bytes:
         """The signed bytes: a fixed first line, then the fields as sorted JSON."""
         fields = {"log": self.log, "count": self.count, "head": self.head, "at": self.at, "key": self.key}
-        return _DOMAIN + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+        return _DOMAIN + canonical_json(fields)
 
 
 def audit_log_name(writer: str) -> str:
@@ -276,13 +276,18 @@ class AuditLog:
         return signed
 
     def _flush_in_time(self) -> None:
+        is_away = False
         while not self._closed:
             self._wake.wait(self._flush_after_s)
             self._wake.clear()
             try:
                 self.flush()
-            except AuditUnavailable:
-                _log.exception("the audit log waits for its storage")
+            except AuditUnavailable as error:
+                if not is_away:
+                    _log.error("%s", error)
+                is_away = True
+            else:
+                is_away = False
 
 
 def _always(draft: Draft) -> Callable[[AuditState], Draft]:

@@ -110,7 +110,9 @@ def test_the_table_asks_about_every_action_of_the_schema() -> None:
     assert set(QUESTIONS) > OBSERVING
 
 
-@pytest.mark.parametrize("name", [name for name, allowed in ALLOWED.items() if "start_run" in allowed and name != "admin"])
+@pytest.mark.parametrize(
+    "name", [name for name, allowed in ALLOWED.items() if "start_run" in allowed and name != "admin"]
+)
 def test_a_role_reaches_no_other_team(name: str, authorizer: Authorizer) -> None:
     other = resources.run("r2", team="ads", authors=[])
     assert authorizer.decide(PRINCIPALS[name], "start_run", RUN).allowed
@@ -188,7 +190,18 @@ class TestSteps:
         self, step: str, writes: set[str], reads: set[str], authorizer: Authorizer
     ) -> None:
         principal = step_principal("r1", step, team=TEAM)
-        names = ("blobs", "frontier", "datasets", "releases", "outcomes", "signals", "outbox", "audit", "approvals", "mlflow")
+        names = (
+            "blobs",
+            "frontier",
+            "datasets",
+            "releases",
+            "outcomes",
+            "signals",
+            "outbox",
+            "audit",
+            "approvals",
+            "mlflow",
+        )
         can_write = {name for name in names if authorizer.decide(principal, "write_area", resources.area(name)).allowed}
         can_read = {name for name in names if authorizer.decide(principal, "read_area", resources.area(name)).allowed}
         assert can_write == writes | {"blobs"}
@@ -248,7 +261,9 @@ class TestQuestionsThatMakeNoSense:
         assert not shared_authorizer.decide(viewer, "start_run", run).allowed
         assert shared_authorizer.decide(viewer, "read_run", run).allowed
 
-    @pytest.mark.parametrize("name", ['ann", roles: ["admin"]', 'x"}) || true', "Person::\"root\"", "a\nb", "' OR 1=1 --"])
+    @pytest.mark.parametrize(
+        "name", ['ann", roles: ["admin"]', 'x"}) || true', 'Person::"root"', "a\nb", "' OR 1=1 --"]
+    )
     def test_quotes_in_a_name_stay_in_the_name(self, name: str, authorizer: Authorizer) -> None:
         assert not authorizer.decide(person(id=name), "administer", resources.INSTALLATION).allowed
         assert authorizer.decide(person("admin", id=name), "administer", resources.INSTALLATION).allowed
@@ -278,7 +293,9 @@ class TestErrorsInPolicies:
 
 
 class TestAudit:
-    def test_every_decision_is_recorded_with_the_policies_that_made_it(self, authorizer: Authorizer, auditor: Any) -> None:
+    def test_every_decision_is_recorded_with_the_policies_that_made_it(
+        self, authorizer: Authorizer, auditor: Any
+    ) -> None:
         authorizer.decide(person("viewer"), "read_run", RUN)
         authorizer.decide(person("approver", id="eve"), "approve", APPROVAL)
         first, second = auditor.entries

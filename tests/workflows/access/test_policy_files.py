@@ -93,7 +93,11 @@ def test_cutting_loses_nothing_but_space_and_comments(parts: list[str]) -> None:
     text = "".join(parts)
     at = 0
     for statement in _statements(Path("x"), text):
-        assert statement.text == statement.text.strip(" \n") or statement.text.endswith(" ") or statement.text.endswith("\n")
+        assert (
+            statement.text == statement.text.strip(" \n")
+            or statement.text.endswith(" ")
+            or statement.text.endswith("\n")
+        )
         at = text.index(statement.text, at)
         assert statement.line == text.count("\n", 0, at) + 1
         at += len(statement.text)

@@ -48,8 +48,8 @@ def test_a_key_leads_to_its_principal_and_only_its_digest_is_stored(tmp_path: Pa
         ('[[principal]]\nkind = "Person"\nid = "a"\nroles = "admin"', "list of text"),
         ('[[principal]]\nkind = "Person"\nid = "a"\napi_keys = ["elk_secret"]', "never a key itself"),
         ('[[principal]]\nkind = "Person"\nid = "a"\n[[principal]]\nkind = "Person"\nid = "a"', "twice"),
-        ('principals = []', "principals"),
-        ('principal = [3]', "not a table"),
+        ("principals = []", "principals"),
+        ("principal = [3]", "not a table"),
         ("[[", "Invalid"),
     ],
 )

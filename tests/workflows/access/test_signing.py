@@ -29,7 +29,9 @@ def test_a_signature_is_accepted_from_its_key_alone(tmp_path: Path) -> None:
         assert not key.public.accepts(malformed, b"message")
 
 
-@pytest.mark.parametrize(("content", "mode"), [(b"", 0o600), (b"zz" * 32, 0o600), (b"00" * 31, 0o600), (b"00" * 33, 0o600)])
+@pytest.mark.parametrize(
+    ("content", "mode"), [(b"", 0o600), (b"zz" * 32, 0o600), (b"00" * 31, 0o600), (b"00" * 33, 0o600)]
+)
 def test_a_file_that_holds_no_key_is_refused(content: bytes, mode: int, tmp_path: Path) -> None:
     path = tmp_path / "audit.key"
     path.write_bytes(content)

@@ -135,7 +135,9 @@ def test_one_of_several_signatures_is_enough_and_hundreds_are_not_read() -> None
         verifier().verify(signed(**{"webhook-signature": " ".join([wrong] * 500 + [right])}), BODY)
 
 
-@pytest.mark.parametrize("text", ["", "whsec_", "whsec_AA==", base64.b64encode(b"x" * 23).decode(), "whsec_!!", "\u00e9" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "whsec_", "whsec_AA==", base64.b64encode(b"x" * 23).decode(), "whsec_!!", "\u00e9" * 40]
+)
 def test_a_weak_or_malformed_secret_is_refused_without_being_told(text: str) -> None:
     with pytest.raises(ValueError, match="webhook secret") as caught:
         WebhookSecret.parse(text)
