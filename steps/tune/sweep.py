@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from steps.common.context import StepContext
-from steps.common.language_model import Corpus, Hyperparameters, ModelConfig, prepare
+from steps.common.language_model import Hyperparameters, ModelConfig, prepare_on_worker
 from steps.common.releases import ReleasedModel
 from steps.common.results import DatasetVersion, Trial, TuningResult
 from steps.tune.config import Range, TuneConfig
@@ -47,7 +47,7 @@ def run(
         logger.info("%d of %d trials are in the journal already", len(finished), config.num_trials)
     if pending:
         ctx.progress(len(finished), config.num_trials, "tokenizing")
-        corpus = prepare_on_worker(ctx, dataset, model)
+        corpus = prepare_on_worker(ctx.store, ctx.blobs, dataset, model)
         task = TrialTask(config=config, model=model, corpus=corpus, blobs=ctx.blobs, rungs=tuple(rungs(config)))
         journal = Journal(ctx, config, finished, origin)
         sweep(task, search_space(config, first), first, pending, journal, ctx)
@@ -56,15 +56,6 @@ def run(
             raise NoFinishedTrialError(config.num_trials, journal.last_error)
     trials = tuple(each.trial for each in sorted(finished, key=lambda each: each.number))
     return TuningResult(best=best_trial(trials), trials=trials)
-
-
-def prepare_on_worker(ctx: StepContext, dataset: DatasetVersion, model: ModelConfig) -> Corpus:
-    """Makes the corpus in a task with a CPU of its own: this process coordinates and has none."""
-    import ray
-
-    remote = ray.remote(num_cpus=1, max_retries=2)(prepare)
-    corpus: Corpus = ray.get(remote.remote(ctx.store, ctx.blobs, dataset, model))
-    return corpus
 
 
 class Journal:

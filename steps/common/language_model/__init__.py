@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steps.common.language_model.config import ModelConfig
-from steps.common.language_model.corpus import Corpus, load_rows, pack_texts, prepare
+from steps.common.language_model.corpus import Corpus, load_rows, pack_texts, prepare, prepare_on_worker
 from steps.common.language_model.errors import (
     DamagedModelError,
     EmptyCorpusError,
@@ -23,6 +23,7 @@ __all__ = [
     "ModelConfig",
     "Corpus",
     "prepare",
+    "prepare_on_worker",
     "load_rows",
     "pack_texts",
     "PackedRows",

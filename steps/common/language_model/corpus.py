@@ -72,16 +72,46 @@ def prepare(store: Store, blobs: Blobs, dataset: DatasetVersion, model: ModelCon
     """Finds the corpus of a dataset version, or makes it.
 
     Raises:
-        EmptyCorpusError: A split has no text, or too little to train a tokenizer of this size.
+        EmptyCorpusError: A split has no text.
         MissingExtraError: The base model's package is not installed.
     """
-    identity = f"{FORMAT}\n{dataset.digest}\n{model.digest}"
-    key = f"derived/corpora/{hashlib.sha256(identity.encode()).hexdigest()}.json"
-    corpus = _recorded(store, blobs, key)
+    corpus = find_corpus(store, blobs, dataset, model)
     if corpus is None:
         corpus = _make(blobs, dataset, model)
-        store.put(key, json.dumps(encode(corpus, blobs)).encode())
+        store.put(_key(dataset, model), json.dumps(encode(corpus, blobs)).encode())
     return corpus
+
+
+def prepare_on_worker(store: Store, blobs: Blobs, dataset: DatasetVersion, model: ModelConfig) -> Corpus:
+    """Like `prepare`, but makes the corpus in a Ray task with a CPU of its own: a coordinator has none."""
+    corpus = find_corpus(store, blobs, dataset, model)
+    if corpus is None:
+        import ray
+
+        corpus = ray.get(ray.remote(num_cpus=1, max_retries=2)(prepare).remote(store, blobs, dataset, model))
+    return corpus
+
+
+def find_corpus(store: Store, blobs: Blobs, dataset: DatasetVersion, model: ModelConfig) -> Corpus | None:
+    """The corpus of a dataset version, if it was made before and is whole; its blobs are renewed."""
+    key = _key(dataset, model)
+    if store.head(key) is None:
+        return None
+    try:
+        corpus = decode(json.loads(store.get(key)), blobs)
+        # What is derived may be collected: a record is only worth something while its blobs are there.
+        for ref in (corpus.tokenizer, corpus.train, corpus.heldout, corpus.base):
+            if ref is not None:
+                blobs.keep(ref)
+    except (LogError, ValueError, AttributeError, LookupError, TypeError) as error:
+        logger.info("the recorded corpus is not whole (%s); making it again", error)
+        return None
+    return corpus if isinstance(corpus, Corpus) else None
+
+
+def _key(dataset: DatasetVersion, model: ModelConfig) -> str:
+    identity = f"{FORMAT}\n{dataset.digest}\n{model.digest}"
+    return f"derived/corpora/{hashlib.sha256(identity.encode()).hexdigest()}.json"
 
 
 def load_rows(blobs: Blobs, ref: BlobRef) -> PackedRows:
@@ -95,21 +125,6 @@ def load_rows(blobs: Blobs, ref: BlobRef) -> PackedRows:
 def pack_texts(tokenizer: Tokenizer, special: SpecialIds, texts: list[str], row_length: int) -> PackedRows:
     """Tokenizes and packs texts; document `n` is the text `n`."""
     return pack(encode_documents(tokenizer, special, texts), row_length, special.pad)
-
-
-def _recorded(store: Store, blobs: Blobs, key: str) -> Corpus | None:
-    if store.head(key) is None:
-        return None
-    try:
-        corpus = decode(json.loads(store.get(key)), blobs)
-        # What is derived may be collected: a record is only worth something while its blobs are there.
-        for ref in (corpus.tokenizer, corpus.train, corpus.heldout, corpus.base):
-            if ref is not None:
-                blobs.keep(ref)
-    except (LogError, ValueError, AttributeError, LookupError, TypeError) as error:
-        logger.info("the recorded corpus is not whole (%s); making it again", error)
-        return None
-    return corpus if isinstance(corpus, Corpus) else None
 
 
 def _make(blobs: Blobs, dataset: DatasetVersion, model: ModelConfig) -> Corpus:
