@@ -20,6 +20,9 @@ MAX_LINKS = 1000
 _SHORT_CHARS = 200
 """Below this trafilatura's faster mode is not believed (its own fallback threshold is 250)."""
 
+_TABLE_SHARE = 0.25
+"""Share of a page's text in tables from which on it counts as laid out in tables."""
+
 _SCRIPT_HEAVY_SHARE = 0.5
 
 _NOT_TEXT = frozenset({"script", "style", "noscript", "template", "head", "svg", "form", "nav", "header", "footer", "aside"})
@@ -145,7 +148,7 @@ def _parse(html: str) -> Any:
 def _main_text(tree: Any) -> str:
     plain = plain_text(tree)
     in_tables = sum(len(" ".join(table.itertext())) for table in tree.iterfind(".//table") if not _is_nested(table))
-    if 2 * in_tables > len(plain):
+    if _TABLE_SHARE * len(plain) < in_tables:
         return plain
     import trafilatura
 
@@ -206,11 +209,9 @@ def _add(pieces: list[str], text: str | None, keep_space: bool) -> None:
 def _clean(text: str, volatile: str) -> str:
     """One line per line, spaces kept at the beginning (code), no more than one empty line."""
     text = text.replace("\xa0", " ").replace("\r\n", "\n").replace("\r", "\n")
-    if volatile:
-        text = re.sub(volatile, "", text)
-    text = _CONTROL.sub("", text)
-    lines = [line.rstrip() for line in text.split("\n")]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    lines = [line.rstrip() for line in _CONTROL.sub("", text).split("\n")]
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    return re.sub(volatile, "", text).strip() if volatile else text
 
 
 def _links(tree: Any, url: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,14 @@ DROP = (
     "//td[@class='extra']",  # path of the module's file
 )
 
-VOLATILE = r" at 0x[0-9a-f]{6,16}\b"
-"""Addresses in the representation of default values."""
+VOLATILE = (
+    # Addresses in the representation of default values.
+    r" at 0x[0-9a-f]{6,16}\b|(?<=handle )[0-9a-f]{6,16}\b"
+    # What the server has imported so far.
+    r"|(?<=\n)modules = \{[^\n]*"
+    # There once something has warned, which depends on the pages shown before; with its heading if it is alone.
+    r"|\n+Data\n+__warningregistry__ = [^\n]*(?=\n\n|\Z)|\n?__warningregistry__ = [^\n]*"
+)
 
 
 @contextmanager
@@ -62,7 +69,7 @@ def serve_pydoc(config: ScrapeConfig, scratch: Path) -> Iterator[Source]:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=scratch,
+            cwd=sysconfig.get_path("stdlib"),  # on its path anyway; pydoc would add and show any other folder
             env={"PATH": os.defpath, "HOME": "/nonexistent", "LANG": "C.UTF-8", "BROWSER": "/bin/false"},
             start_new_session=True,
         )
