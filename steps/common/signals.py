@@ -149,7 +149,13 @@ def run_id_of(found: Signal) -> str:
 
 
 def judge(
-    state: SignalState, found: Signal, policy: SignalPolicy, now: float, *, override_by: str | None = None
+    state: SignalState,
+    found: Signal,
+    policy: SignalPolicy,
+    now: float,
+    *,
+    override_by: str | None = None,
+    run_id: str | None = None,
 ) -> Decision:
     """Decides on a signal. Pure; `admit` records what it says."""
     if found.key in state.runs_by_key:
@@ -163,7 +169,7 @@ def judge(
             "active_run", f"run {active.run_id} is at stage {active.stage}", None, found.source in _LASTING
         )
     reason = None if override_by is not None else _too_soon(state, found, policy, now)
-    return Admitted(run_id_of(found)) if reason is None else reason
+    return Admitted(run_id or run_id_of(found)) if reason is None else reason
 
 
 def _too_soon(state: SignalState, found: Signal, policy: SignalPolicy, now: float) -> Suppressed | None:
@@ -188,6 +194,7 @@ def admit(
     *,
     now: float,
     override_by: str | None = None,
+    run_id: str | None = None,
     request: Any = None,
 ) -> Decision:
     """Decides on a signal and records the decision.
@@ -198,6 +205,7 @@ def admit(
         policy: When a signal gets a run.
         now: Unix seconds by the store's clock.
         override_by: Who pushes it past cooldown, budget and number of rows; recorded. One run at a time still holds.
+        run_id: Id of the run if the caller chose one; by default derived from the cause.
         request: JSON values that the caller needs to start the run; given back as `ActiveRun.request`.
 
     Returns:
@@ -207,7 +215,7 @@ def admit(
 
     def decide(state: SignalState) -> Draft:
         nonlocal decision
-        decision = judge(state, found, policy, now, override_by=override_by)
+        decision = judge(state, found, policy, now, override_by=override_by, run_id=run_id)
         data: dict[str, Any] = {"signal": asdict(found), "at": now}
         match decision:
             case Admitted(run_id):
