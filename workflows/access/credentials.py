@@ -221,13 +221,9 @@ def session_policy(
     read = [key(need) for need in needs]
     write = [key(need) for need in needs if need.write]
     own = [key(need) for need in needs if need.write and need.area == "runs"]
-    put: dict[str, Any] = {
-        "Effect": "Allow",
-        "Action": ["s3:PutObject", "s3:AbortMultipartUpload"],
-        "Resource": arns(write),
-    }
     statements: list[dict[str, Any]] = [
         {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": arns(read) + clock},
+        {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": clock},
         {
             "Effect": "Allow",
             "Action": ["s3:ListBucket"],
@@ -235,16 +231,14 @@ def session_policy(
             "Condition": {"StringLike": {"s3:prefix": [f"{name}*" for name in read]}},
         },
     ]
-    if required_tags:
-        put["Action"].append("s3:PutObjectTagging")
-        put["Condition"] = {
-            "StringEquals": {f"s3:RequestObjectTag/{name}": value for name, value in required_tags.items()}
-        }
-        statements.append({"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": clock})
-    else:
-        put["Resource"] += clock
     if write:
-        statements.append(put)
+        put: dict[str, Any] = {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": arns(write)}
+        if required_tags:
+            # What a request must carry. Never `s3:ExistingObjectTag`: on an object without tags MinIO takes those of
+            # the request.
+            wanted = {f"s3:RequestObjectTag/{name}": value for name, value in required_tags.items()}
+            put |= {"Action": ["s3:PutObject", "s3:PutObjectTagging"], "Condition": {"StringEquals": wanted}}
+        statements += [put, {"Effect": "Allow", "Action": ["s3:AbortMultipartUpload"], "Resource": arns(write)}]
     if own:
         statements.append({"Effect": "Allow", "Action": ["s3:DeleteObject"], "Resource": arns(own)})
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, separators=(",", ":"))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from workflows.access import (
     LOCAL_POLICIES,
     TEAM_POLICIES,
-    Authorizer,
     AuditUnavailable,
+    Authorizer,
     Denied,
     PolicyError,
     Principal,
