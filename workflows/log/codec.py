@@ -36,7 +36,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path, PosixPath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from workflows.log import codec_arrays
 from workflows.log.blobs import BlobRef, Blobs
@@ -267,7 +267,7 @@ class _Decoder:
         if dropped := sorted(set(fields) - known):
             # The field was removed from the class since; the rest of an old record stays readable.
             _logger.warning("%s: %s has no fields %s any more", path, name, dropped)
-        make: Callable[..., Any] = cls
+        make = cast(Callable[..., Any], cls)
         return make(**{key: item for key, item in fields.items() if key in known})
 
     def _unpickle(self, ref: JSON, path: str) -> Any:

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,6 +94,8 @@ class FileStore:
                 status = os.stat(path)  # noqa: PTH116
             except (FileNotFoundError, NotADirectoryError):
                 return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
         return ObjectInfo(key, status.st_size, status.st_mtime)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:

@@ -356,7 +356,7 @@ def fork_log(store: Store, source: str, target: str, upto: int) -> Verification:
 
 
 def list_logs(store: Store, prefix: str) -> list[str]:
-    """Names of the logs below a folder, in order. Costs one listing a log, however long the logs are."""
+    """Names of the logs below a folder, in order; not those inside of logs. Costs one page of listing a log."""
     names: list[str] = []
     first = "/" + record_key("", 0).lstrip("/")
     after = ""
@@ -365,7 +365,7 @@ def list_logs(store: Store, prefix: str) -> list[str]:
             (info.key.removesuffix(first) for info in store.list(prefix, after=after) if info.key.endswith(first)), None
         )
         if name is None:
-            return names
+            return sorted(names)  # Keys order `a-b/0` before `a/0`; names order `a` before `a-b`.
         names.append(name)
         after = f"{name}0"  # The first key beyond `<name>/`.
 
