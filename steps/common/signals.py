@@ -218,10 +218,12 @@ def admit(
         decision = judge(state, found, policy, now, override_by=override_by, run_id=run_id)
         data: dict[str, Any] = {"signal": asdict(found), "at": now}
         match decision:
-            case Admitted(run_id):
-                return Draft("admitted", {**data, "run_id": run_id, "override_by": override_by, "request": request})
-            case Merged(run_id):
-                return Draft("merged", {**data, "run_id": run_id})
+            case Admitted(admitted_id):
+                return Draft(
+                    "admitted", {**data, "run_id": admitted_id, "override_by": override_by, "request": request}
+                )
+            case Merged(merged_id):
+                return Draft("merged", {**data, "run_id": merged_id})
             case Suppressed(reason, _, _, pending):
                 return Draft("suppressed", {**data, "reason": reason, "pending": pending})
 
