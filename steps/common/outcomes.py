@@ -181,6 +181,19 @@ class OutcomeReader:
                 yield from (_unpacked(entry) for entry in record.data.get("entries", ()))
                 self.cursors[name] = record.index + 1
 
+    def skip(self) -> dict[str, int]:
+        """Passes over all that there is, and gives the cursors: a later reader begins there."""
+        for name in list_logs(self.store, f"outcomes/{self.alias}/"):
+            self.cursors[name] = Log(self.store, name, EntryCount()).length
+        return dict(self.cursors)
+
+    def recent(self, num_records: int) -> Iterator[Outcome]:
+        """Gives what the last records of each writer hold; moves no cursor."""
+        for name in list_logs(self.store, f"outcomes/{self.alias}/"):
+            log = Log(self.store, name, EntryCount())
+            for record in log.records(max(0, log.length - num_records)):
+                yield from (_unpacked(entry) for entry in record.data.get("entries", ()))
+
 
 class EntryCount:
     """State of an outcome log: the number of its entries. Readers need no more, so opening one costs a snapshot."""

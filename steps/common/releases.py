@@ -130,6 +130,7 @@ class Evidence:
         e_values: E-value by metric; roll back when their mean reaches 1/alpha.
         e_value: Their mean.
         upper_bound: Anytime-valid upper bound of the challenger's rate of failed units.
+        unready_since: Since when the challenger does not answer, Unix seconds; None if it does.
         decision: What was decided after the look.
         reason: Why, one sentence.
     """
@@ -143,7 +144,8 @@ class Evidence:
     e_values: Mapping[str, float]
     e_value: float
     upper_bound: float
-    decision: str = "hold"
+    unready_since: float | None = None
+    decision: str = "wait"
     reason: str = ""
 
 
@@ -348,7 +350,7 @@ def set_weight(rollout_id: str, *, epoch: int, step: int, stage: Stage, weight: 
 
 
 def record_evidence(rollout_id: str, evidence: Evidence, *, epoch: int, replayed: int = 0) -> Decide:
-    """Records a look, once per name of the look."""
+    """Records a look, once per name of the look; `replayed` counts the held-out prompts sent so far."""
 
     def decide(state: ReleaseState) -> Draft | None:
         rollout = _held(state, rollout_id, epoch)
@@ -485,10 +487,8 @@ def _continued(rollout: Rollout, kind: str, data: Mapping[str, Any]) -> Rollout:
         step = RolloutStep(index=data["step"], stage=data["stage"], weight=data["weight"], started_at=data["at"])
         return replace(rollout, steps=(*rollout.steps, step))
     if kind == "looked":
-        replayed = rollout.replayed + data["replayed"]
-        return replace(
-            rollout, evidence=_evidence(data["evidence"]), num_looks=rollout.num_looks + 1, replayed=replayed
-        )
+        num_looks, replayed = rollout.num_looks + 1, data["replayed"]
+        return replace(rollout, evidence=_evidence(data["evidence"]), num_looks=num_looks, replayed=replayed)
     return rollout
 
 

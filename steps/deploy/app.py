@@ -131,7 +131,7 @@ async def _events(begun: Begun, answer: Answer) -> AsyncIterator[bytes]:
         yield answer.usage_chunk(usage(made.num_prompt_tokens, made.num_tokens))
         yield DONE
     except AnswerBrokenError as error:
-        # The head went out with 200 long ago: all that is left is to say so, and to keep back the mark of a whole answer.
+        # The head went out with 200 long ago: say so, and keep back the mark of a whole answer.
         logger.warning("request %s broke: %s", made.request.request_id, error)
         yield event(ApiError(502, "the model failed while it answered", code="answer_broken").body())
 

@@ -43,18 +43,19 @@ class Router:
     def _engine(self, alias: str, model: ReleasedModel, serving: ServingConfig) -> Engine:
         name = application_name(self._storage, alias, model.version)
         if name not in self._engines:
-            self._engines[name] = _connect(name, serving)
+            self._engines[name] = connect(name, serving)
         return self._engines[name]
 
 
-def _connect(application: str, serving: ServingConfig) -> Engine:
+def connect(application: str, serving: ServingConfig) -> Engine:
+    """Gives the engine behind an application that runs."""
     from ray import serve
 
     handle = serve.get_app_handle(application)
     if serving.engine == "vllm":
         from steps.deploy.engine_vllm import VllmEngine
 
-        return VllmEngine(handle)
+        return VllmEngine(handle, application)
     from steps.deploy.handle_engine import HandleEngine
 
     return HandleEngine(handle)
