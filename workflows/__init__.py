@@ -1,1 +1,1 @@
-"""The durable loop: `log` (storage), `engine` (durable graphs on Ray), `pipeline` (the loop itself) and the command line."""
+"""The durable loop: `log` (storage), `engine` (durable graphs on Ray), `pipeline` (the loop) and the command line."""

@@ -1,0 +1,286 @@
+"""Admission: the one place where a run of the loop begins, goes on and ends. The command line and the triggers call it.
+
+A signal is admitted as a run, once per cause; merged into a run that is under way; or suppressed, with the reason. The
+signal log of the alias says which run holds it; the run's journal says where that run stands. No write spans the two: the
+admission carries what is needed to start the run, and `settle` brings the signal log in line with the journal after a
+crash between them.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from steps.common import signals
+from steps.common.releases import open_release_log
+from steps.common.results import Release
+from steps.common.signals import Admitted, Merged, Outcome, Signal, SignalState, Stage, Suppressed
+from workflows.configs import PipelineConfig
+from workflows.engine import Engine, RunView
+from workflows.log import Log
+from workflows.pipeline import build
+
+logger = logging.getLogger(__name__)
+
+STAGES: Mapping[str, Stage] = {
+    "scrape": "collecting",
+    "validate": "collecting",
+    "version": "collecting",
+    "tune": "training",
+    "train": "training",
+    "evaluate": "evaluating",
+    "deploy": "shadow",
+    "canary": "canary",
+}
+"""What the steps' names mean to the signal log."""
+
+
+class NotAdmitted(RuntimeError):
+    """A run that was asked for is not to be; the message says why, and what to do."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"not started: {reason}; {advice}")
+        self.reason, self.advice = reason, advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.advice)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What became of a signal: a run of its own, or one that was under way already.
+
+    Attributes:
+        run_id: The run.
+        merged: Whether it was under way already.
+    """
+
+    run_id: str
+    merged: bool
+
+
+class Loop:
+    """The loop in one storage.
+
+    Args:
+        storage: Storage URI.
+        engine: The durable engine over it; made from the storage if not given.
+    """
+
+    def __init__(self, storage: str, *, engine: Engine | None = None) -> None:
+        self.engine = engine or Engine(storage)
+        self.storage = self.engine.store.uri
+
+    def signal(
+        self,
+        config: PipelineConfig,
+        source: signals.Source,
+        *,
+        window: str,
+        reason: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Signal:
+        """Makes a signal about the champion that answers now."""
+        alias = config.deploy.alias
+        champion = open_release_log(self.engine.store, alias).refresh().champion
+        version = champion.version if champion else None
+        return signals.signal(alias, source, window=window, champion=version, reason=reason, evidence=evidence)
+
+    def start_by_hand(self, config: PipelineConfig, *, run_id: str | None = None, by: str | None = None) -> Start:
+        """Starts a run because a person asks: neither cooldown nor budget hold it back, an active run does.
+
+        Args:
+            config: What to run.
+            run_id: Its id; one that exists is attached to, if it was asked the very same.
+            by: Who asks; by default the user of the operating system.
+
+        Raises:
+            NotAdmitted: Another run holds the alias.
+            workflows.engine.RunMismatch: The id is taken by another run.
+        """
+        run_id = run_id or _new_run_id()
+        found = self.signal(config, "manual", window=run_id)
+        return self.start(config, found, run_id=run_id, override_by=by or getpass.getuser())
+
+    def start(
+        self,
+        config: PipelineConfig,
+        found: Signal,
+        *,
+        run_id: str | None = None,
+        override_by: str | None = None,
+    ) -> Start:
+        """Asks for a run; safe to repeat after a crash anywhere.
+
+        Args:
+            config: What to run.
+            found: Why.
+            run_id: Its id; by default derived from the cause.
+            override_by: Who pushes it past cooldown and budget.
+
+        Raises:
+            NotAdmitted: It is suppressed; the reason is in the signal log.
+        """
+        log = self._signals(config.deploy.alias)
+        self.settle(config.deploy.alias)
+        request = {"config": config.model_dump(mode="json", by_alias=True)}
+        now = self.engine.store.now()
+        decision = signals.admit(
+            log, found, config.signals, now=now, override_by=override_by, request=request, run_id=run_id
+        )
+        match decision:
+            case Admitted(admitted_id):
+                self._begin(log, admitted_id, config, found)
+                return Start(admitted_id, merged=False)
+            case Merged(merged_id):
+                self._begin_if_missing(log)
+                return Start(merged_id, merged=True)
+            case Suppressed(reason, message, _, _):
+                raise NotAdmitted(message, _advice(reason, log.state))
+
+    def fork(self, run_id: str, from_step: str, config: PipelineConfig | None, *, by: str | None = None) -> Start:
+        """Starts a run that shares what another one has finished before a step.
+
+        Raises:
+            NotAdmitted: Another run holds the alias.
+        """
+        config = config or self.engine.config(run_id)
+        assert isinstance(config, PipelineConfig), "runs of the loop have its config"
+        new_id = _new_run_id()
+        found = self.signal(config, "manual", window=new_id, reason="fork", evidence={"of": run_id, "from": from_step})
+        log = self._signals(config.deploy.alias)
+        self.settle(config.deploy.alias)
+        now = self.engine.store.now()
+        decision = signals.admit(
+            log, found, config.signals, now=now, override_by=by or getpass.getuser(), run_id=new_id
+        )
+        if isinstance(decision, Suppressed):
+            raise NotAdmitted(decision.message, _advice(decision.reason, log.state))
+        self.engine.fork(run_id, from_step, config, new_id, cause=asdict(found))
+        signals.started(log, new_id)
+        return Start(new_id, merged=False)
+
+    def drive(self, run_id: str, *, code: Any = "same", observer: Callable[[RunView], None] | None = None) -> RunView:
+        """Runs a run until it ends or only waits, and keeps the signal log in line.
+
+        Raises:
+            NotAdmitted: Another run holds the alias by now.
+        """
+        config = self.engine.config(run_id)
+        log = self._signals(config.deploy.alias)
+        if self.engine.view(run_id).status != "succeeded":
+            try:
+                signals.started(log, run_id)
+            except signals.RunNotActive as error:
+                raise NotAdmitted(str(error), _advice("active_run", log.state)) from error
+        follow = _Follower(log, run_id, observer)
+        view = self.engine.drive(run_id, code=code, observer=follow)
+        self._finish(log, view, config)
+        return view
+
+    def settle(self, alias: str) -> None:
+        """Brings the signal log in line with the journals: begins what was admitted and never begun, ends what has ended."""
+        log = self._signals(alias)
+        active = log.refresh().active
+        if active is None:
+            return
+        self._begin_if_missing(log)
+        try:
+            view = self.engine.view(active.run_id)
+        except LookupError:
+            return
+        if view.status != "failed":
+            self._finish(log, view, self.engine.config(active.run_id))
+
+    def aliases(self) -> list[str]:
+        """Every alias that ever had a signal."""
+        from workflows.log import list_logs
+
+        return [name.removeprefix("signals/") for name in list_logs(self.engine.store, "signals")]
+
+    def start_due(self, alias: str) -> Start | None:
+        """Starts the oldest signal that waits and may run now, with the config of the run that made the champion."""
+        log = self._signals(alias)
+        state = log.refresh()
+        champion = open_release_log(self.engine.store, alias).refresh().champion
+        if champion is None or not state.pending:
+            return None
+        config = self.engine.config(champion.run_id)
+        for found in signals.due(state, config.signals, self.engine.store.now()):
+            return self.start(config, found)
+        return None
+
+    def _begin_if_missing(self, log: Log[SignalState]) -> None:
+        active = log.refresh().active
+        if active is not None and not active.started and active.request is not None:
+            config = PipelineConfig.model_validate(active.request["config"])
+            self._begin(log, active.run_id, config, active.signal)
+
+    def _begin(self, log: Log[SignalState], run_id: str, config: PipelineConfig, found: Signal) -> None:
+        self.engine.start(build, config, run_id=run_id, cause=asdict(found))
+        signals.started(log, run_id)
+
+    def _finish(self, log: Log[SignalState], view: RunView, config: PipelineConfig) -> None:
+        outcome = self._outcome(view)
+        if outcome is None:
+            return
+        champion = open_release_log(self.engine.store, config.deploy.alias).refresh().champion
+        version = champion.version if champion else None
+        now = self.engine.store.now()
+        try:
+            signals.finished(log, view.run_id, outcome, config.signals, now=now, champion=version)
+        except signals.RunNotActive:
+            logger.info("run %s ended as %s, but another run holds the alias by now", view.run_id, outcome)
+
+    def _outcome(self, view: RunView) -> Outcome | None:
+        if view.status in ("failed", "dead"):
+            return "failed"
+        if view.status in ("cancelled", "deleted"):
+            return "cancelled"
+        if view.status != "succeeded":
+            return None
+        release = self.engine.output(view.run_id, "deploy")
+        assert isinstance(release, Release), "the step deploy gives a release"
+        evaluation = self.engine.output(view.run_id, "evaluate")
+        if release.state == "unchanged" and evaluation.verdict == "reject":
+            return "rejected"
+        return release.state
+
+    def _signals(self, alias: str) -> Log[SignalState]:
+        return signals.open_signal_log(self.engine.store, alias)
+
+
+class _Follower:
+    """Tells the signal log how far a run is, and passes the view on."""
+
+    def __init__(self, log: Log[SignalState], run_id: str, observer: Callable[[RunView], None] | None) -> None:
+        self._log, self._run_id, self._observer = log, run_id, observer
+        self._stage: Stage | None = None
+
+    def __call__(self, view: RunView) -> None:
+        for step in view.steps:
+            stage = STAGES.get(step.name.split("/")[-1].split("~")[0])
+            if step.status in ("running", "succeeded") and stage and stage != self._stage and self._is_later(stage):
+                signals.advanced(self._log, self._run_id, stage)
+                self._stage = stage
+        if self._observer:
+            self._observer(view)
+
+    def _is_later(self, stage: Stage) -> bool:
+        return self._stage is None or signals.STAGES.index(stage) > signals.STAGES.index(self._stage)
+
+
+def _new_run_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def _advice(reason: str, state: SignalState) -> str:
+    if reason == "active_run" and state.active:
+        run_id = state.active.run_id
+        return f"go on with it: --resume {run_id}, or drop it: python -m workflows.runs cancel {run_id}"
+    return "it is counted in the signal log"

@@ -1,0 +1,170 @@
+"""What a run is made of: one typed, frozen config, and the recipes that return a full one.
+
+A recipe is a function. To make your own, copy one and change three lines, or keep a recipe and change single fields
+with `--set section.key=value` or a TOML file of sections.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steps.common.language_model import ModelConfig
+from steps.common.signals import SignalPolicy
+from steps.deploy import DeployConfig
+from steps.evaluate import EvaluateConfig
+from steps.monitor import MonitorConfig
+from steps.scrape import ScrapeConfig
+from steps.train import TrainConfig
+from steps.tune import TuneConfig
+from steps.validate import ValidateConfig
+from steps.version import VersionConfig
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key, the value and the rule."""
+
+
+class ApprovalConfig(BaseModel):
+    """Whether a person must agree before a challenger meets clients."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    required: bool = Field(False, description="Wait for `runs approve ID release` between evaluation and release.")
+    expires_s: float = Field(7 * 24 * 3600.0, gt=0, description="Time to decide; after it the answer is no.")
+
+
+class PipelineConfig(BaseModel):
+    """Everything that decides what a run does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str = Field(description="The recipe that this config began as.")
+    scrape: ScrapeConfig = Field(default_factory=ScrapeConfig, description="What is crawled, and how politely.")
+    validate_: ValidateConfig = Field(
+        default_factory=ValidateConfig, alias="validate", description="Which documents are kept."
+    )
+    version: VersionConfig = Field(default_factory=VersionConfig, description="The dataset that they are committed to.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="Architecture and tokenizer.")
+    tune: TuneConfig = Field(default_factory=TuneConfig, description="The search for hyperparameters.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="The training.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="The gate before release.")
+    approval: ApprovalConfig = Field(default_factory=ApprovalConfig, description="The person before release.")
+    deploy: DeployConfig = Field(default_factory=DeployConfig, description="Serving, shadow, canary.")
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="The drift reference.")
+    signals: SignalPolicy = Field(default_factory=SignalPolicy, description="When a signal gets a run.")
+
+
+def nano() -> PipelineConfig:
+    """Thirty bundled pages, two trials, twenty training steps: the same loop in under a minute on a warm Ray."""
+    return _recipe("nano", {})
+
+
+def tiny() -> PipelineConfig:
+    """The default: this Python's own documentation, a small Llama from scratch, minutes on two cores."""
+    return _recipe("tiny", {})
+
+
+def smollm2() -> PipelineConfig:
+    """A real base model, SmolLM2-135M-Instruct, fine-tuned with LoRA on the same pages; extra `smollm2`."""
+    return _recipe("smollm2", {})
+
+
+def llama() -> PipelineConfig:
+    """A GPU cluster: a Llama of a billion weights on your pages, sharded, served by vLLM."""
+    return _recipe("llama", {})
+
+
+RECIPES: Mapping[str, Callable[[], PipelineConfig]] = {
+    recipe.__name__: recipe for recipe in (nano, tiny, smollm2, llama)
+}
+
+
+def load(recipe: str | None, file: Path | None, overrides: Sequence[str]) -> PipelineConfig:
+    """Puts a config together: a recipe, then the sections of a TOML file, then single fields.
+
+    Args:
+        recipe: Name of a recipe; `tiny` if neither it nor the file names one.
+        file: TOML with sections as in `PipelineConfig`; the top-level key `recipe` says what it changes.
+        overrides: `section.key=value`, the value as JSON or else as text.
+
+    Raises:
+        ConfigError: An unknown recipe or key, or an impossible value.
+    """
+    sections: dict[str, Any] = {}
+    if file is not None:
+        try:
+            sections = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise ConfigError(f"--config {str(file)!r} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config {str(file)!r} is no TOML: {error}") from error
+        recipe = sections.pop("recipe", recipe)
+    name = recipe or "tiny"
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r} is unknown; there are {', '.join(RECIPES)}")
+    return changed(RECIPES[name](), sections, overrides)
+
+
+def changed(
+    config: PipelineConfig, sections: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+) -> PipelineConfig:
+    """Gives the config with other values in some fields.
+
+    Raises:
+        ConfigError: An unknown key or an impossible value.
+    """
+    values = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    given: dict[str, Any] = {}
+    _merge(given, sections or {})
+    for override in overrides:
+        path, _, text = override.partition("=")
+        keys = path.strip().split(".")
+        if "=" not in override or len(keys) < 2 or not all(keys):
+            raise ConfigError(f"--set {override!r} must read section.key=value")
+        _merge(given, _nested(keys, _value(text)))
+    if "seeds" in given.get("scrape", {}) and "source" not in given["scrape"]:
+        values.get("scrape", {}).pop("source", None)  # seeds mean the web, whatever the recipe crawls
+    _merge(values, given)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from error
+
+
+def _recipe(name: str, values: Mapping[str, Any]) -> PipelineConfig:
+    return PipelineConfig.model_validate({"recipe": name, **values})
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: _nested(keys[1:], value) if len(keys) > 1 else value}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _explained(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "config"
+        shown = "" if problem["type"] in ("missing", "extra_forbidden") else f" (it is {problem['input']!r:.200})"
+        rule = "is not a key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{key}: {rule}{shown}")
+    return "; ".join(lines)

@@ -1,0 +1,189 @@
+"""Runs the loop: starts a run, or continues, forks or only plans one, and shows it until it ends.
+
+Exit codes: 0 done, 1 failed (resumable), 2 wrong use, 3 waiting for a person, 130 interrupted (resumable).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workflows.api import Loop, NotAdmitted
+from workflows.configs import RECIPES, ConfigError, PipelineConfig, changed, load
+from workflows.display import Display
+from workflows.engine import CodeChanged, Engine, EngineError, Plan, RunView
+from workflows.engine.head import state_folder, stop
+from workflows.log import LogError
+from workflows.pipeline import build, connect
+from workflows.summary import summarize, text, write_report
+
+DONE, FAILED, WRONG_USE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
+DEFAULT_STORAGE = "everloop-state/storage"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, frozen by `tests/workflows/test_command_line.py`."""
+    made = argparse.ArgumentParser(
+        prog="python -m workflows.run", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    what = made.add_mutually_exclusive_group()
+    what.add_argument("--recipe", choices=sorted(RECIPES), help="a config by name (default: tiny)")
+    what.add_argument("--config", type=Path, metavar="FILE.toml", help="sections that change a recipe")
+    what.add_argument("--resume", metavar="ID", help="go on with a run")
+    what.add_argument("--fork", metavar="ID", help="a new run that shares what ID had finished before --from")
+    what.add_argument("--down", action="store_true", help="stop the local Ray, and with it the endpoint")
+    made.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one field")
+    made.add_argument("--from", dest="from_step", metavar="STEP", help="first step that a fork runs again")
+    made.add_argument("--run-id", metavar="ID", help="id of the new run; a known one is attached to")
+    made.add_argument("--dry-run", action="store_true", help="say what would run, and its effects, and stop")
+    code = made.add_mutually_exclusive_group()
+    code.add_argument("--accept-code", action="store_true", help="go on although the code has changed")
+    code.add_argument("--code", choices=["recorded"], help="go on with the code that was recorded")
+    add_common(made)
+    return made
+
+
+def add_common(made: argparse.ArgumentParser) -> None:
+    """Adds what every command takes."""
+    made.add_argument(
+        "--storage", default=default_storage(), metavar="URI", help="file:// or s3:// (default: %(default)s)"
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+
+
+def default_storage() -> str:
+    """`EVERLOOP_STORAGE`, else a folder beside you."""
+    return os.environ.get("EVERLOOP_STORAGE", DEFAULT_STORAGE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line says and returns the exit code."""
+    made = parser()
+    arguments = made.parse_args(argv)
+    _check(made, arguments)
+    logging.basicConfig(level=os.environ.get("EVERLOOP_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
+    if arguments.down:
+        return down(arguments.storage)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ConfigError, NotAdmitted, CodeChanged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
+    except (EngineError, LogError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+
+
+def down(storage: str) -> int:
+    """Stops the Ray head of a storage's state folder."""
+    stopped = stop(state_folder(storage))
+    print(f"stopped {len(stopped)} processes" if stopped else "nothing was running", file=sys.stderr)
+    return DONE
+
+
+def _check(made: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if arguments.fork and not arguments.from_step:
+        made.error("--fork ID needs --from STEP")
+    if arguments.from_step and not arguments.fork:
+        made.error("--from STEP needs --fork ID")
+    if (arguments.accept_code or arguments.code) and not arguments.resume:
+        made.error("--accept-code and --code go with --resume ID")
+    if arguments.resume and (arguments.set or arguments.run_id):
+        made.error("--resume ID takes neither --set nor --run-id: a run keeps its config; --fork ID changes it")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    storage = arguments.storage
+    engine = Engine(storage, connect=lambda: connect(storage))
+    loop = Loop(storage, engine=engine)
+    config = None if arguments.resume else _config(engine, arguments)
+    if arguments.dry_run:
+        return _show_plan(_plan(engine, arguments, config), arguments.json)
+    if arguments.resume:
+        run_id = arguments.resume
+    elif arguments.fork:
+        run_id = loop.fork(arguments.fork, arguments.from_step, config).run_id
+    else:
+        assert config is not None, "only a resume has none"
+        run_id = loop.start_by_hand(config, run_id=arguments.run_id).run_id
+    resume = f"python -m workflows.run --resume {run_id}" + _storage_flag(storage)
+    print(f"run {run_id}; if it stops, go on with: {resume}", file=sys.stderr)
+    code = "accept" if arguments.accept_code else arguments.code or "same"
+    with Display() as display:
+        try:
+            view = loop.drive(run_id, code=code, observer=display)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; go on with: {resume}", file=sys.stderr)
+            raise
+    return _show(engine, view, storage, arguments.json, resume)
+
+
+def _config(engine: Engine, arguments: argparse.Namespace) -> PipelineConfig | None:
+    if arguments.fork:
+        return changed(engine.config(arguments.fork), overrides=arguments.set) if arguments.set else None
+    return load(arguments.recipe, arguments.config, arguments.set)
+
+
+def _plan(engine: Engine, arguments: argparse.Namespace, config: PipelineConfig | None) -> Plan:
+    if arguments.resume:
+        return engine.plan(arguments.resume)
+    if arguments.fork:
+        return engine.plan(arguments.fork, config=config, from_step=arguments.from_step)
+    return engine.plan(builder=build, config=config)
+
+
+def _show_plan(plan: Plan, as_json: bool) -> int:
+    if as_json:
+        print(
+            json.dumps(
+                [{"step": e.step, "action": e.action, "reason": e.reason, "effects": e.effects} for e in plan.entries]
+            )
+        )
+        return DONE
+    for entry in plan.entries:
+        print(f"{entry.step:<12} {entry.action:<10} {entry.reason}".rstrip())
+        if entry.effects and entry.action != "reused":
+            print(f"{'':<12} effects: {entry.effects}")
+    return DONE
+
+
+def _show(engine: Engine, view: RunView, storage: str, as_json: bool, resume: str) -> int:
+    report = str(write_report(engine, view, state_folder(storage) / "reports" / view.run_id))
+    summary = summarize(engine, view, report)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        print(text(summary))
+        if summary["endpoint"]:
+            print(f"  stop it    python -m workflows.run --down{_storage_flag(storage)}")
+    return _exit_code(view, summary, resume)
+
+
+def _exit_code(view: RunView, summary: dict[str, Any], resume: str) -> int:
+    if view.status == "succeeded":
+        return DONE
+    if view.status == "parked":
+        for wait in summary["waits"]:
+            print(f"waiting for {wait['kind']} {wait['name']!r}", file=sys.stderr)
+        return WAITING
+    for step in summary["steps"]:
+        if step["error"]:
+            print(f"{step['name']}: {step['error']}", file=sys.stderr)
+    print(f"go on with: {resume}", file=sys.stderr)
+    return FAILED
+
+
+def _storage_flag(storage: str) -> str:
+    return "" if storage == default_storage() else f" --storage '{storage}'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

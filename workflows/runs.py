@@ -1,0 +1,170 @@
+"""Looks at runs and steers them: `python -m workflows.runs list | show ID | ...`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from workflows.api import Loop
+from workflows.display import Display
+from workflows.engine import Engine, EngineError, RunView
+from workflows.log import LogError, encode
+from workflows.pipeline import connect
+from workflows.run import DONE, FAILED, WAITING, WRONG_USE, add_common
+from workflows.summary import summarize, text
+
+Command = Callable[[Engine, argparse.Namespace], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, frozen by `tests/workflows/test_command_line.py`."""
+    made = argparse.ArgumentParser(prog="python -m workflows.runs", description=__doc__)
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, command: Command, about: str, *positional: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=about, description=about)
+        for argument in positional:
+            added.add_argument(argument.lower(), metavar=argument)
+        add_common(added)
+        added.set_defaults(command=command)
+        return added
+
+    verb("list", _list, "all runs")
+    verb("show", _show, "one run", "ID")
+    verb("watch", _watch, "follow a run until it ends or waits", "ID")
+    verb("output", _output, "the result of a step", "ID", "STEP")
+    verb("cancel", _cancel, "cancel a run", "ID")
+    approve = verb("approve", _approve, "decide an approval", "ID", "NAME")
+    approve.add_argument("--by", required=True, metavar="WHO", help="who decides")
+    approve.add_argument("--reject", action="store_true", help="the decision is no")
+    verb("verify", _verify, "check a run's history against its hash chain", "ID")
+    verb("repair", _repair, "a new run with all that is whole of a damaged one", "ID")
+    verb("delete", _delete, "bury a run; its records stay as a tombstone", "ID")
+    verb("resume-all", _resume_all, "go on with every run that nobody drives")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line says and returns the exit code."""
+    arguments = parser().parse_args(argv)
+    engine = Engine(arguments.storage, connect=lambda: connect(arguments.storage))
+    command: Command = arguments.command
+    try:
+        return command(engine, arguments)
+    except (EngineError, LogError, LookupError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
+
+
+def _list(engine: Engine, arguments: argparse.Namespace) -> int:
+    runs = engine.list()
+    if arguments.json:
+        print(json.dumps([_plain(run) for run in runs]))
+        return DONE
+    for run in sorted(runs, key=lambda run: run.created_at):
+        held = "driven now" if run.held else ""
+        print(f"{run.run_id:<28} {run.status:<10} {_moment(run.created_at)}  {run.reason or held}".rstrip())
+    return DONE
+
+
+def _show(engine: Engine, arguments: argparse.Namespace) -> int:
+    return _print(engine, engine.view(arguments.id), arguments.json)
+
+
+def _watch(engine: Engine, arguments: argparse.Namespace) -> int:
+    with Display() as display:
+        while True:
+            view = engine.view(arguments.id)
+            display(view)
+            if view.status not in ("pending", "running"):
+                break
+            time.sleep(0.5)
+    _print(engine, view, arguments.json)
+    return {"succeeded": DONE, "parked": WAITING}.get(view.status, FAILED)
+
+
+def _output(engine: Engine, arguments: argparse.Namespace) -> int:
+    print(json.dumps(encode(engine.output(arguments.id, arguments.step), engine.blobs)))
+    return DONE
+
+
+def _cancel(engine: Engine, arguments: argparse.Namespace) -> int:
+    view = engine.cancel(arguments.id, by=getpass.getuser())
+    _print(engine, view, arguments.json)
+    _settle(arguments.storage, engine)
+    return DONE
+
+
+def _approve(engine: Engine, arguments: argparse.Namespace) -> int:
+    view = engine.approve(arguments.id, arguments.name, by=arguments.by, approved=not arguments.reject)
+    return _print(engine, view, arguments.json)
+
+
+def _verify(engine: Engine, arguments: argparse.Namespace) -> int:
+    found = engine.verify(arguments.id)
+    if arguments.json:
+        print(json.dumps(_plain(found)))
+    else:
+        print(f"{found.length} records are whole" if found.ok else f"record {found.bad_index}: {found.reason}")
+    return DONE if found.ok else FAILED
+
+
+def _repair(engine: Engine, arguments: argparse.Namespace) -> int:
+    run_id = engine.repair(arguments.id)
+    print(json.dumps({"run_id": run_id}) if arguments.json else f"repaired as {run_id}")
+    return DONE
+
+
+def _delete(engine: Engine, arguments: argparse.Namespace) -> int:
+    engine.delete(arguments.id, by=getpass.getuser())
+    _settle(arguments.storage, engine)
+    print(json.dumps({"deleted": arguments.id}) if arguments.json else f"deleted {arguments.id}")
+    return DONE
+
+
+def _resume_all(engine: Engine, arguments: argparse.Namespace) -> int:
+    loop = Loop(arguments.storage, engine=engine)
+    views = [loop.drive(run_id) for run_id in engine.due(include_failed=True)]
+    if arguments.json:
+        print(json.dumps([summarize(engine, view) for view in views]))
+    else:
+        print("\n".join(text(summarize(engine, view)) for view in views) or "no run needs it")
+    return DONE if all(view.status == "succeeded" for view in views) else FAILED
+
+
+def _print(engine: Engine, view: RunView, as_json: bool) -> int:
+    summary = summarize(engine, view)
+    if as_json:
+        print(json.dumps(summary))
+        return DONE
+    print(text(summary))
+    for step in view.steps:
+        note = step.error.message.splitlines()[0] if step.error else ""
+        print(f"  {step.name:<16} {step.status:<10} attempt {step.attempts}  {note}".rstrip())
+    for wait in view.waits:
+        print(f"  waits for {wait.kind} {wait.name!r}")
+    return DONE
+
+
+def _settle(storage: str, engine: Engine) -> None:
+    loop = Loop(storage, engine=engine)
+    for alias in loop.aliases():
+        loop.settle(alias)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
