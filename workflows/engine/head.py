@@ -1,17 +1,293 @@
-"""placeholder while being written"""
+"""This machine's own Ray head, for runs without a cluster.
+
+A runner connects to `RAY_ADDRESS` if that is set, else to the head recorded in `<state>/ray.json`, else it starts one and records it.
+The head listens on loopback and on free ports only, asks for a token, and outlives the command that started it, so that
+what a run serves stays up. A Ray that somebody else started is never attached to and never stopped: what is stopped are the
+recorded processes, by pid and start time.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import logging
 import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from workflows.engine.claims import start_time
+from workflows.engine.errors import HeadError
+
+NUM_CPUS = 4
+"""Logical: most steps wait rather than compute, and shares of one CPU are handed out below it."""
+
+OBJECT_STORE_BYTES = 512 * 2**20
+START_TIMEOUT_S = 90.0
+STOP_GRACE_S = 3.0
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A Ray head of our own.
+
+    Attributes:
+        address: `host:port` of its GCS.
+        token_file: Holds the token that it asks for.
+        temp_dir: Sockets and logs.
+        dashboard: URL of its HTTP endpoint (jobs, state), empty if it has none.
+        processes: Start time by pid, of all processes that were started for it.
+    """
+
+    address: str
+    token_file: str
+    temp_dir: str
+    dashboard: str
+    processes: Mapping[str, int]
+
+    def alive(self) -> bool:
+        """Whether its processes run: those of this start, not others that happen to have their pids."""
+        return bool(self.processes) and all(start_time(int(pid)) == at for pid, at in self.processes.items())
 
 
 def state_folder(storage: str) -> Path:
-    return Path(os.environ.get("EVERLOOP_STATE", "everloop-state"))
+    """Where this machine keeps what belongs to a storage but not in it: `EVERLOOP_STATE`, else `.state` in a folder storage, else
+    `everloop-state` here.
+    """
+    given = os.environ.get("EVERLOOP_STATE")
+    if given:
+        return Path(given).absolute()
+    if "://" not in storage:
+        return Path(storage).absolute() / ".state"
+    if storage.startswith("file://"):
+        return Path(unquote(urlsplit(storage).path)) / ".state"
+    return Path("everloop-state").absolute()
 
 
 def connect(state: Path) -> None:
+    """Connects this process to Ray: leaves a connection alone, takes `RAY_ADDRESS`, else finds or starts the head of `state`.
+
+    Raises:
+        HeadError: There is none and none could be started, or it does not answer.
+    """
     import ray
 
-    if not ray.is_initialized():
-        ray.init(address=os.environ["RAY_ADDRESS"])
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        found = find(state) or start(state)
+        address = found.address
+        _adopt(_head_environment(found.token_file))
+    elif address == "auto":
+        raise HeadError("RAY_ADDRESS is 'auto'", "name the address: `auto` may find anybody's Ray")
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise HeadError(f"Ray at {address} does not answer", str(error)) from error
+
+
+def find(state: Path) -> Head | None:
+    """The recorded head, if its processes run."""
+    try:
+        head = Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        _logger.warning("%s is passed over: %s", state / "ray.json", error)
+        return None
+    return head if head.alive() else None
+
+
+def start(state: Path, *, num_cpus: int = NUM_CPUS, object_store_bytes: int = OBJECT_STORE_BYTES) -> Head:
+    """Starts a head and records it; finds the one that another process started at the same time.
+
+    Raises:
+        HeadError: Ray did not start; says why.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with _locked(state):
+        if (found := find(state)) is not None:
+            return found
+        _stop_recorded(state)
+        return _start(state, num_cpus, object_store_bytes)
+
+
+def stop(state: Path) -> bool:
+    """Stops the recorded processes, gently and then by force. False: nothing was running."""
+    if not (state / "ray.json").exists():
+        return False
+    with _locked(state):
+        return _stop_recorded(state)
+
+
+def _start(state: Path, num_cpus: int, object_store_bytes: int) -> Head:
+    token_file = state / "ray-token"
+    _write_private(token_file, secrets.token_hex(32))
+    # Ray's sockets live below it, and a socket path has 107 bytes at most.
+    temp_dir = Path(tempfile.mkdtemp(prefix="el-", dir="/tmp"))
+    port, dashboard_port, client_port, *agent_ports = _free_ports(7)
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head",
+        "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={num_cpus}",
+        "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--dashboard-agent-listen-port={agent_ports[0]}", f"--dashboard-agent-grpc-port={agent_ports[1]}",
+        f"--runtime-env-agent-port={agent_ports[2]}", f"--metrics-export-port={agent_ports[3]}",
+        f"--ray-client-server-port={client_port}",
+        f"--object-store-memory={object_store_bytes}", f"--temp-dir={temp_dir}", "--disable-usage-stats",
+    ]  # fmt: skip
+    log = state / "ray-start.log"
+    with log.open("wb") as output:
+        try:
+            subprocess.run(
+                command,
+                env=_environment(token_file),
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                timeout=START_TIMEOUT_S,
+                check=True,
+            )
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
+            _end(_processes_below(temp_dir))
+            raise HeadError(f"Ray did not start ({error})", log.read_text(errors="replace")[-2000:]) from error
+    head = Head(
+        f"127.0.0.1:{port}",
+        str(token_file),
+        str(temp_dir),
+        f"http://127.0.0.1:{dashboard_port}",
+        _processes_below(temp_dir),
+    )
+    temporary = state / "ray.json.new"
+    _write_private(temporary, json.dumps(asdict(head), indent=2))
+    temporary.replace(state / "ray.json")
+    return head
+
+
+def _environment(token_file: Path) -> dict[str, str]:
+    """What the head's processes, and so all its workers, see: the project on the import path, the token, no address of another Ray."""
+    paths = [str(Path(entry or ".").resolve()) for entry in sys.path if "site-packages" not in entry]
+    paths = [path for path in paths if Path(path).is_dir() and not path.startswith((sys.base_prefix, sys.prefix))]
+    environment = {key: value for key, value in os.environ.items() if key not in {"RAY_ADDRESS", "RAY_AUTH_TOKEN"}}
+    return environment | {
+        **_head_environment(str(token_file)),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
+def _head_environment(token_file: str) -> dict[str, str]:
+    """What the head and all who talk to it must agree on.
+
+    Ray binds to loopback alone only where it takes clusters to be unsupported; on Linux the switch named after two other systems says so.
+    """
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": token_file,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _adopt(environment: Mapping[str, str]) -> None:
+    """Sets the environment, also for a Ray that is imported already: it read its environment then."""
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    os.environ |= environment
+    if "ray" in sys.modules:
+        from ray._private import ray_constants
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _processes_below(temp_dir: Path) -> dict[str, int]:
+    """Ray's own processes that name the folder on their command line; workers end with their raylet."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        at = start_time(int(folder.name))
+        if str(temp_dir).encode() in command and at is not None and int(folder.name) != os.getpid():
+            found[folder.name] = at
+    return found
+
+
+def _stop_recorded(state: Path) -> bool:
+    try:
+        head = Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+    # Ray's agents restart under other pids, so those that name the head's own folder belong to it too.
+    stopped = _end({**head.processes, **_processes_below(Path(head.temp_dir))})
+    (state / "ray.json").unlink()
+    if head.temp_dir.startswith("/tmp/el-"):  # noqa: S108 - only what `_start` made
+        shutil.rmtree(head.temp_dir, ignore_errors=True)
+    return stopped
+
+
+def _end(processes: Mapping[str, int]) -> bool:
+    """Ends these processes, if they are still the same ones; whether any was there."""
+    living = {int(pid): at for pid, at in processes.items() if start_time(int(pid)) == at}
+    for ending, grace_s in ((signal.SIGTERM, STOP_GRACE_S), (signal.SIGKILL, STOP_GRACE_S)):
+        for pid, at in living.items():
+            if start_time(pid) == at:
+                with _ignoring_gone():
+                    os.kill(pid, ending)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(start_time(pid) == at for pid, at in living.items()):
+            time.sleep(0.05)
+    return bool(living)
+
+
+@contextmanager
+def _ignoring_gone() -> Iterator[None]:
+    try:
+        yield
+    except ProcessLookupError:
+        pass
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    with (state / "ray.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    path.chmod(0o600)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [int(opened.getsockname()[1]) for opened in sockets]
+    finally:
+        for opened in sockets:
+            opened.close()

@@ -211,24 +211,43 @@ class Runner:
         import ray
 
         references = list(self._flights)
+        if len(references) == 1:
+            # One call instead of two: in a chain it is all the runner does.
+            return self._one_outcome(references[0], timeout_s)
         ready, _ = ray.wait(references, num_returns=1, timeout=timeout_s)
         if not ready:
             self._log.refresh()
             return []
-        if len(references) > 1:
-            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         return [self._outcome(reference) for reference in ready]
 
-    def _outcome(self, reference: Any) -> Outcome:
+    def _one_outcome(self, reference: Any, timeout_s: float) -> list[Outcome]:
         import ray
 
-        flight = self._flights.pop(reference)
         try:
-            text = ray.get(reference)
+            return [self._outcome(reference, timeout_s)]
+        except ray.exceptions.GetTimeoutError:
+            self._log.refresh()
+            return []
+
+    def _outcome(self, reference: Any, timeout_s: float | None = None) -> Outcome:
+        """What an attempt brought.
+
+        Raises:
+            ray.exceptions.GetTimeoutError: Nothing yet.
+        """
+        import ray
+
+        flight = self._flights[reference]
+        try:
+            text = ray.get(reference, timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            raise
         except ray.exceptions.RayError as error:
-            failure = _lost(error, flight)
+            del self._flights[reference]
             # A time-out is the step's own failure; whether it may be retried is a matter of counts alone.
-            return Outcome(flight.step, flight.attempt, "failed", failure)
+            return Outcome(flight.step, flight.attempt, "failed", _lost(error, flight))
+        del self._flights[reference]
         answer = json.loads(text)
         if answer["kind"] == "stopped":
             self._log.refresh()
