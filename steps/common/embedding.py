@@ -149,7 +149,7 @@ def _gelu(values: Array) -> Array:
     """x * Phi(x), with erf by Abramowitz and Stegun 7.1.26: off by at most 1.5e-7, as little as float32 itself."""
     z = np.abs(values)
     z *= np.float32(np.sqrt(0.5))
-    t: Array = 1 / (1 + np.float32(0.3275911) * z)
+    t: Array = np.reciprocal(np.float32(0.3275911) * z + np.float32(1))
     tail = t * np.float32(1.061405429)
     for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
         tail += np.float32(coefficient)

@@ -240,11 +240,13 @@ class MonitorResult:
         alias: The public model name.
         champion: Version watched.
         reference: Blob with reference, projection and thresholds.
-        num_reference: Prompts in the reference.
-        run_length: Promised mean number of windows between false alarms.
-        measured_run_length: What a replay of held-back traffic measured.
+        num_reference: Prompts in the reference, one a session.
+        run_length: Promised mean number of sessions between two false alarms, all detectors together.
+        measured_run_length: What a replay of held-back sessions measured.
         detectors: Threshold of each detector by name.
         metrics_url: Where Prometheus scrapes.
+        num_documents: Passages of documents that stand in the reference for traffic.
+        warnings: What limits the promise, for people.
     """
 
     alias: str
@@ -255,6 +257,8 @@ class MonitorResult:
     measured_run_length: float
     detectors: Mapping[str, float]
     metrics_url: str
+    num_documents: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 RAW_DOCUMENTS = ("doc_id", "url", "title", "text", "content_type", "fetched_at", "text_sha256")
