@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from workflows.access.authorizer import Authorizer, Question
@@ -24,6 +24,9 @@ from workflows.access.errors import CredentialError, Denied
 from workflows.access.principals import Principal
 from workflows.access.resources import area
 from workflows.access.sts import MAX_POLICY_CHARS, KeyPair, TemporaryCredentials, assume_role
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
 
 DEFAULT_DURATION_S = 3600
 # Renewed while this much of the time is left, so that a slow request still ends in time.
@@ -117,7 +120,7 @@ class StepCredentials:
             "AWS_SESSION_TOKEN": current.session_token,
         }
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> S3Credential:
         """The current credentials as obstore takes them."""
         current = self.current()
         if current is None:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
 
 from workflows.access.errors import CredentialError
+
+_log = logging.getLogger(__name__)
 
 MAX_POLICY_CHARS = 2048
 MIN_DURATION_S = 900
@@ -57,7 +62,13 @@ class TemporaryCredentials:
 
 
 def assume_role(
-    endpoint: str, keys: KeyPair, policy: str, *, duration_s: int, region: str = "us-east-1"
+    endpoint: str,
+    keys: KeyPair,
+    policy: str,
+    *,
+    duration_s: int,
+    region: str = "us-east-1",
+    pauses_s: Sequence[float] = (0.2, 0.5, 1.0, 2.0),
 ) -> TemporaryCredentials:
     """Temporary credentials that may do what both the keys and the policy allow.
 
@@ -67,6 +78,7 @@ def assume_role(
         policy: Session policy, JSON of at most 2048 characters.
         duration_s: 900 or more.
         region: As configured at the server.
+        pauses_s: Pauses before it asks again a server that is away, busy or still starting.
 
     Raises:
         CredentialError: The server refused or did not answer.
@@ -85,20 +97,36 @@ def assume_role(
         "Policy": policy,
     }
     body = urlencode(parameters).encode()
+    for pause_s in pauses_s:
+        try:
+            return _parse(endpoint, _post(endpoint, body, keys, region))
+        except _NoClearAnswer as trouble:
+            _log.info("%s; asked again in %.1f s", trouble, pause_s)
+            time.sleep(pause_s)
+    return _parse(endpoint, _post(endpoint, body, keys, region))
+
+
+class _NoClearAnswer(CredentialError):
+    """Asking again may help."""
+
+
+def _post(endpoint: str, body: bytes, keys: KeyPair, region: str) -> str:
     url = endpoint.rstrip("/") + "/"
     headers = _signed_headers(url, body, keys, region, datetime.now(UTC))
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")  # noqa: S310 - scheme checked above
     opener = urllib.request.build_opener(_NoRedirects)
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            text = answer.read(_MAX_ANSWER_BYTES).decode("utf-8", "replace")
+            return str(answer.read(_MAX_ANSWER_BYTES).decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         with error:
-            told = _field(error.read(_MAX_ANSWER_BYTES).decode("utf-8", "replace"), "Code")
-        raise CredentialError(endpoint, f"HTTP {error.code} {told or error.reason}") from None
+            text = error.read(_MAX_ANSWER_BYTES).decode("utf-8", "replace")
+        reason = f"HTTP {error.code} {_field(text, 'Code') or error.reason}: {_field(text, 'Message')}"
+        # MinIO answers 400 while it reads its users, right after it says that it is live.
+        unclear = error.code >= 500 or "not initialized" in reason
+        raise (_NoClearAnswer if unclear else CredentialError)(endpoint, reason) from None
     except (OSError, ValueError) as error:
-        raise CredentialError(endpoint, str(getattr(error, "reason", error))) from error
-    return _parse(endpoint, text)
+        raise _NoClearAnswer(endpoint, str(getattr(error, "reason", error))) from error
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -72,7 +72,7 @@ def run() -> Run:
 
 @pytest.fixture
 def approvals(store: Clocked, authorizer: Authorizer, run: Run) -> Approvals:
-    return Approvals(store, authorizer, run.approve)  # type: ignore[arg-type]
+    return Approvals(store, authorizer, run.approve)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_of_many_at_once_one_decides(
     start = threading.Barrier(12)
 
     def click(number: int) -> None:
-        mine = Approvals(store, authorizer, run.approve)  # type: ignore[arg-type]
+        mine = Approvals(store, authorizer, run.approve)
         start.wait()
         try:
             mine.decide(token, (ANN, BOB)[number % 2], number % 3 > 0, digest=DIGEST)

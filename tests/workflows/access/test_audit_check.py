@@ -54,6 +54,11 @@ def truncate(store: Store, keep: int) -> None:
         store.delete(name(index))
 
 
+def remove(store: Store, folder: str) -> None:
+    for info in list(store.list(folder)):
+        store.delete(info.key)
+
+
 def rewrite(store: Store, start: int) -> None:
     """The same number of records with the same lengths, chained anew: the chain itself is whole."""
     old = [store.get(name(index)) for index in range(NUM_RECORDS)]
@@ -81,10 +86,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Store], None], str]] = {
     "last record torn": (lambda store: cut(store, NUM_RECORDS - 1, 100), "torn_tail"),
     "tail rewritten with the same length": (lambda store: rewrite(store, 3), "rewritten"),
     "all rewritten with the same length": (lambda store: rewrite(store, 0), "rewritten"),
-    "checkpoints removed": (
-        lambda store: [store.delete(i.key) for i in list(store.list(CHECKPOINT_LOG))],
-        "no_checkpoints",
-    ),  # type: ignore[dict-item,func-returns-value]
+    "checkpoints removed": (lambda store: remove(store, CHECKPOINT_LOG), "no_checkpoints"),
     "first checkpoint removed": (lambda store: store.delete(name(0, CHECKPOINT_LOG)), "broken_checkpoints"),
 }
 
@@ -147,8 +149,7 @@ class TestForgedCheckpoints:
 def test_a_log_that_vanished_is_missed(written: Store, key: SigningKey) -> None:
     with AuditLog(written, "x", key) as audit:
         audit.event("e")
-    for info in list(written.list("audit/x")):
-        written.delete(info.key)
+    remove(written, "audit/x")
     assert [(finding.kind, finding.log) for finding in verify_audit(written, [key.public]).findings] == [
         ("truncated", "audit/x")
     ]
@@ -169,8 +170,7 @@ def test_checkpoints_in_a_storage_of_their_own_show_a_tail_cut_with_its_checkpoi
 def test_a_checkpoint_kept_elsewhere_shows_what_the_storage_hides(written: Store, key: SigningKey) -> None:
     *_, last = Log(written, CHECKPOINT_LOG, AuditFold()).records()
     kept = Checkpoint(**last.data)
-    for info in list(written.list("")):
-        written.delete(info.key)
+    remove(written, "")
     assert verify_audit(written, [key.public]).ok
     assert [finding.kind for finding in verify_audit(written, [key.public], known=[kept]).findings] == ["truncated"]
 

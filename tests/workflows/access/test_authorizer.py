@@ -29,8 +29,8 @@ from workflows.access.authorizer import OBSERVING
 TEAM = "search"
 
 
-def person(*roles: str, id: str = "ann", **changes: Any) -> Principal:
-    return Principal(kind="Person", id=id, roles=roles, **{"team": TEAM, "clearance": "internal", **changes})
+def person(*roles: str, name: str = "ann", **changes: Any) -> Principal:
+    return Principal(kind="Person", id=name, roles=roles, **{"team": TEAM, "clearance": "internal", **changes})
 
 
 PRINCIPALS = {
@@ -86,8 +86,8 @@ ALLOWED: dict[str, set[str]] = {
     "scheduler": {"start_run", "read_run", "resume_run", "cancel_run", "read_release", "read_metrics"},
     "signaller": {"signal"},
     "runner": {
-        "start_run", "read_run", "resume_run", "drive_run", "read_release", "promote", "roll_back", "signal", "read_model",
-        "write_model", "read_dataset", "write_dataset", "read_approval",
+        "start_run", "read_run", "resume_run", "drive_run", "read_release", "promote", "roll_back", "signal",
+        "read_model", "write_model", "read_dataset", "write_dataset", "read_approval",
     },
     "pusher": {"start_run", "read_run", "fork_run"},
 }  # fmt: skip
@@ -138,7 +138,7 @@ class TestFourEyes:
 
     @pytest.mark.parametrize("roles", [("approver",), ("admin", "approver")])
     def test_an_author_does_not_approve_but_may_reject(self, roles: tuple[str, ...], authorizer: Authorizer) -> None:
-        author, other = person(*roles, id="eve"), person(*roles, id="ann")
+        author, other = person(*roles, name="eve"), person(*roles, name="ann")
         assert not authorizer.decide(author, "approve", APPROVAL).allowed
         assert authorizer.decide(author, "reject", APPROVAL).allowed
         assert authorizer.decide(other, "approve", APPROVAL).allowed
@@ -156,7 +156,7 @@ class TestFourEyes:
 
     def test_the_owner_of_the_storage_is_bound_by_it_too(self, auditor: Any) -> None:
         local = Authorizer(auditor, (TEAM_POLICIES, LOCAL_POLICIES))
-        owner = person(id="eve", owns_storage=True)
+        owner = person(name="eve", owns_storage=True)
         assert not local.decide(owner, "approve", APPROVAL).allowed
         assert local.decide(owner, "administer", resources.INSTALLATION).allowed
 
@@ -237,7 +237,7 @@ class TestQuestionsThatMakeNoSense:
             (person("admin"), "read_run", RUN, {"unasked": True}),
             (person("admin"), "promote", RELEASE, {}),
             (person("admin"), "read_run", RUN, {"not json": {1, 2}}),
-            (person("admin", id="\ud800"), "read_run", RUN, {}),
+            (person("admin", name="\ud800"), "read_run", RUN, {}),
             (Principal(kind="Robot", id="r", roles=("admin",)), "read_run", RUN, {}),  # type: ignore[arg-type]
         ],
     )
@@ -255,7 +255,7 @@ class TestQuestionsThatMakeNoSense:
     @given(st.text(), st.text())
     @settings(max_examples=60, deadline=None)
     def test_no_name_changes_the_question(self, shared_authorizer: Authorizer, principal_id: str, run_id: str) -> None:
-        nobody, viewer = person(id=principal_id), person("viewer", id=principal_id)
+        nobody, viewer = person(name=principal_id), person("viewer", name=principal_id)
         run = resources.run(run_id, team=TEAM, authors=[principal_id])
         assert not shared_authorizer.decide(nobody, "start_run", run).allowed
         assert not shared_authorizer.decide(viewer, "start_run", run).allowed
@@ -265,8 +265,8 @@ class TestQuestionsThatMakeNoSense:
         "name", ['ann", roles: ["admin"]', 'x"}) || true', 'Person::"root"', "a\nb", "' OR 1=1 --"]
     )
     def test_quotes_in_a_name_stay_in_the_name(self, name: str, authorizer: Authorizer) -> None:
-        assert not authorizer.decide(person(id=name), "administer", resources.INSTALLATION).allowed
-        assert authorizer.decide(person("admin", id=name), "administer", resources.INSTALLATION).allowed
+        assert not authorizer.decide(person(name=name), "administer", resources.INSTALLATION).allowed
+        assert authorizer.decide(person("admin", name=name), "administer", resources.INSTALLATION).allowed
 
 
 class TestErrorsInPolicies:
@@ -297,7 +297,7 @@ class TestAudit:
         self, authorizer: Authorizer, auditor: Any
     ) -> None:
         authorizer.decide(person("viewer"), "read_run", RUN)
-        authorizer.decide(person("approver", id="eve"), "approve", APPROVAL)
+        authorizer.decide(person("approver", name="eve"), "approve", APPROVAL)
         first, second = auditor.entries
         assert (first["principal"], first["action"], first["resource"]) == ("Person::ann", "read_run", "Run::r1")
         assert (first["decision"], first["policies"]) == ("allow", ["viewer-reads"])
@@ -321,7 +321,7 @@ class TestAudit:
     def test_check_raises_and_tells_no_policy_in_its_message(self, authorizer: Authorizer) -> None:
         authorizer.check(person("approver"), "approve", APPROVAL)
         with pytest.raises(Denied, match=r"^Person::eve may not approve Approval::r1/canary$"):
-            authorizer.check(person("approver", id="eve"), "approve", APPROVAL)
+            authorizer.check(person("approver", name="eve"), "approve", APPROVAL)
 
 
 class TestReload:

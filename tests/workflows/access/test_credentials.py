@@ -83,10 +83,13 @@ class TestWithoutAServer:
         with pytest.raises(CredentialError, match="endpoint_override"):
             CredentialBroker(storage, authorizer)
 
-    def test_a_server_that_is_away_is_a_typed_error(self, authorizer: Authorizer) -> None:
-        broker = CredentialBroker("s3://b?endpoint_override=http://127.0.0.1:9", authorizer, keys=ROOT)
-        with pytest.raises(CredentialError, match=r"127\.0\.0\.1:9"):
-            broker.issue(TRAIN)
+    def test_a_server_that_is_away_is_asked_again_and_then_a_typed_error(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        with pytest.raises(CredentialError, match=r"127\.0\.0\.1:9.*refused"):
+            assume_role("http://127.0.0.1:9", ROOT, "{}", duration_s=900, pauses_s=(0.01, 0.01))
+        assert caplog.text.count("asked again") == 2
 
     @pytest.mark.parametrize(
         "bad", [{"duration_s": 899}, {"policy": "x" * 2049}, {"endpoint": "file:///etc"}, {"endpoint": "ftp://x"}]

@@ -15,7 +15,12 @@ entity Run = { team: String };
 
 action read_run appliesTo { principal: [Person], resource: [Run], context: {} };
 """
-GOOD = '// a comment; with a semicolon\n\n@id("a")\npermit (principal, action, resource)\nwhen { resource.team == "x;\\"y" };\n'
+GOOD = """// a comment; with a semicolon
+
+@id("a")
+permit (principal, action, resource)
+when { resource.team == "x;\\"y" };
+"""
 
 
 def write(folder: Path, *, schema: str = SCHEMA, **policies: str) -> list[Path]:
