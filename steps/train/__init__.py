@@ -3,9 +3,9 @@
 Takes the dataset version, the shape of the model and the parameters that tune found. Gives a `ModelVersion`: a verified
 folder of safetensors in storage, a version in the registry, and how far its loss is below that of a unigram model.
 
-A re-run is safe: the newest complete training state of any attempt is continued, bit for bit as if nothing had happened
-when the number of workers is the same, and the lost work is at most `checkpoint_every_steps`. The MLflow run and version
-carry the step's token and are looked up before they are made.
+A re-run is safe: the newest complete training state of any attempt is continued, bit for bit as if nothing had
+happened when the number of workers is the same, and the lost work is at most `checkpoint_every_steps`. The MLflow run
+and version carry the step's token and are looked up before they are made.
 
 Alone: `python -m steps.train --storage URI --inputs dataset.json --inputs tuning.json [--set num_steps=40]`.
 """

@@ -40,7 +40,7 @@ class TuneConfig(BaseModel):
     max_steps: int = Field(60, ge=1, description="Optimizer steps of a trial that is not stopped early.")
     grace_steps: int = Field(15, ge=1, description="Steps before ASHA may stop a trial: its first rung.")
     reduction_factor: float = Field(
-        2.0, gt=1, description="ASHA keeps the best 1/n of a rung; rungs lie n times apart."
+        2.0, gt=1, description="ASHA keeps the best 1/n of a rung; rungs lie a factor n apart."
     )
     rows_per_step: int = Field(8, ge=1, description="Packed rows of an optimizer step.")
     rows_per_microbatch: int = Field(8, ge=1, description="Packed rows that are in memory at once.")

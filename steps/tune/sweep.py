@@ -137,13 +137,13 @@ def sweep(
     config = task.config
 
     class Recorder(tune.Callback):  # type: ignore[misc]  # ray is not followed
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any) -> None:
+        def on_trial_result(self, *_: Any, trial: Any, result: Any, **__: Any) -> None:
             journal.report(int(trial.config["number"]), result)
 
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        def on_trial_complete(self, *_: Any, trial: Any, **__: Any) -> None:
             journal.complete(trial.config, trial.last_result)
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
             journal.died(int(trial.config["number"]), _reason(trial))
 
     search = JournaledSearch(

@@ -1,4 +1,4 @@
-"""The language model that tune, train and evaluate share: shape, tokenizer, packed rows, one optimizer step, folders."""
+"""The language model that tune, train and evaluate share: shape, tokenizer, packed rows, optimizer step, folders."""
 
 from __future__ import annotations
 

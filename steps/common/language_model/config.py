@@ -15,7 +15,7 @@ class ModelConfig(BaseModel):
 
     base: Literal["scratch", "smollm2"] = Field(
         "scratch",
-        description="First weights. scratch: random ones, and a byte-level BPE tokenizer trained on the dataset version. "
+        description="First weights. scratch: random ones, and a byte-level BPE tokenizer trained on the dataset. "
         "smollm2: SmolLM2-135M-Instruct with its own tokenizer, fine-tuned through LoRA (extra `smollm2`); its own "
         "shape replaces the sizes below.",
     )

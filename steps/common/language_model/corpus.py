@@ -1,7 +1,7 @@
 """A dataset version as a model sees it: tokenizer and packed rows, made once and shared by tune and train.
 
-Derived from (dataset version, model configuration) and kept under `derived/corpora/`; it may be lost at any time, and is
-then made again, byte for byte.
+Derived from (dataset version, model configuration) and kept under `derived/corpora/`; it may be lost at any time, and
+is then made again, byte for byte.
 """
 
 from __future__ import annotations

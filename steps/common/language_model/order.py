@@ -1,7 +1,7 @@
 """Which rows a training step sees: a pure function of seed and step, for any number of workers.
 
-Nothing has to be skipped or replayed on resume (accelerate#2016, axolotl#2229): the cursor in a checkpoint is the number
-of rows consumed, and the row at a cursor is computed.
+Nothing has to be skipped or replayed on resume (accelerate#2016, axolotl#2229): the cursor in a checkpoint is the
+number of rows consumed, and the row at a cursor is computed.
 """
 
 from __future__ import annotations

@@ -25,6 +25,13 @@ CHAT_TEMPLATE = (
 """A model trained on pages alone knows no roles: it goes on with the words of the conversation."""
 
 
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""GPT-4's split: numbers in groups of three and indentation as one piece, which suits pages about code."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpecialIds:
     """Ids of the tokens that stand for no text."""
@@ -39,11 +46,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    # GPT-4's split: numbers in groups of three and indentation as one piece, which suits pages about code.
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
