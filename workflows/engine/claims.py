@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from workflows.engine.errors import RunBusy, RunOver
-from workflows.engine.state import Claim, RunState
-from workflows.log import Draft, Fenced, Store, StoreError
+from workflows.engine.state import RunState
+from workflows.log import Draft, Fenced, NotFound, Store, StoreError
 
 _logger = logging.getLogger(__name__)
 
@@ -75,18 +75,23 @@ def live_key(run_id: str, epoch: int) -> str:
     return f"runs/{run_id}/live/{epoch:08}"
 
 
-def silent_s(store: Store, run_id: str, claim: Claim) -> float:
-    """Seconds of store time since the claim's runner was last heard of."""
-    info = store.head(live_key(run_id, claim.epoch))
-    return store.now() - (info.modified_at if info else claim.at)
-
-
 def holder(store: Store, run_id: str, state: RunState, ttl_s: float) -> float | None:
     """How long the living holder of the run has been silent; None when nobody holds it."""
     if state.status != "running" or state.claim is None or known_dead(state.claim.runner, identity()):
         return None
-    silent = silent_s(store, run_id, state.claim)
-    return None if silent > ttl_s else max(silent, 0.0)
+    key = live_key(run_id, state.claim.epoch)
+    info = store.head(key)
+    silent = store.now() - (info.modified_at if info else state.claim.at)
+    if silent > ttl_s or (info is not None and _has_ended(store, key)):
+        return None
+    return max(silent, 0.0)
+
+
+def _has_ended(store: Store, key: str) -> bool:
+    try:
+        return bool(json.loads(store.get(key)).get("ended"))
+    except NotFound:
+        return False
 
 
 def describe(runner: Mapping[str, Any]) -> str:
@@ -149,14 +154,14 @@ class Liveness:
     def __init__(self, store: Store, run_id: str, epoch: int, *, ttl_s: float = LIVENESS_TTL_S) -> None:
         self._store = store
         self._key = live_key(run_id, epoch)
-        self._body = json.dumps(identity()).encode()
+        self._identity = identity()
         self._interval_s = ttl_s / 3
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"liveness-{run_id}", daemon=True)
         self._offset_s = store.now() - time.time()
 
     def __enter__(self) -> Liveness:
-        self._store.put(self._key, self._body)
+        self._put()
         self._thread.start()
         return self
 
@@ -165,15 +170,24 @@ class Liveness:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        if error is not None:
+            # The run goes on elsewhere at once; had the process died, others would have to wait for its silence.
+            try:
+                self._put(ended=True)
+            except (StoreError, OSError) as trouble:
+                _logger.warning("could not say at %s that the runner has ended: %s", self._key, trouble)
 
     def now(self) -> float:
         """Store time, estimated without asking the store."""
         return time.time() + self._offset_s
 
+    def _put(self, *, ended: bool = False) -> None:
+        self._store.put(self._key, json.dumps({**self._identity, "ended": ended}).encode())
+
     def _renew(self) -> None:
         while not self._ended.wait(self._interval_s):
             try:
-                self._store.put(self._key, self._body)
+                self._put()
                 self._offset_s = self._store.now() - time.time()
             except (StoreError, OSError) as error:
                 # Nobody is harmed: silence for a whole TTL lets another runner try, and then this one is fenced.

@@ -328,6 +328,8 @@ class Engine:
             raise ValueError(f"nothing of run {run_id!r} can be trusted: {found.reason}")
         new_id = _checked(run_id_new or f"{run_id[:56]}-r{found.length}"[:64])
         fork_log(self.store, f"runs/{run_id}", f"runs/{new_id}", found.length)
+        # Its last claim was copied too, and nobody holds this run.
+        self._log(new_id).append(lambda state: outsiders.release(state, at=self.store.now()))
         return new_id
 
     def delete(self, run_id: str, *, by: str = "") -> None:

@@ -106,3 +106,8 @@ def condemn(run_id: str, state: RunState, *, reason: str, at: float) -> Draft | 
     if state.over:
         raise RunOver(run_id, state.status)
     return None if state.status == "dead" else Draft("dead", {"reason": reason, "at": at}, epoch=state.epoch)
+
+
+def release(state: RunState, *, at: float) -> Draft | None:
+    """Lets go of a copied run that nobody has claimed under its own name. None: it was not being driven."""
+    return Draft("parked", {"wake_at": at, "at": at}, epoch=state.epoch) if state.status == "running" else None

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workflows.engine import step
+from workflows.engine import Approval, Caught, Context, Event, Resources, Retry, Timeouts, approval, event, sleep, step
 
 
 def seen(folder: str, name: str) -> int:
