@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ GRACE_S = 24 * 3600.0
 TREE_MEDIA_TYPE = "application/vnd.everloop.tree+json"
 NUM_COPIES = 8
 """Files of a tree that are copied at the same time."""
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,13 @@ class Blobs:
         self.grace_s = grace_s
 
     def key(self, sha256: str) -> str:
-        """Where the bytes with this digest are kept."""
+        """Where the bytes with this digest are kept.
+
+        Raises:
+            CorruptBlob: It is no digest, so it may lead anywhere.
+        """
+        if not _DIGEST.fullmatch(sha256):
+            raise CorruptBlob(sha256, "the name is no SHA-256")
         return f"{self.prefix}/{sha256[:2]}/{sha256}"
 
     def put(self, data: Buffer, media_type: str = "application/octet-stream") -> BlobRef:
@@ -205,5 +215,12 @@ def _file_digest(path: Path) -> str:
 def _check_paths(sha256: str, manifest: Mapping[str, BlobRef]) -> None:
     for name in manifest:
         path = PurePosixPath(name)
-        if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or str(path) != name:
+        if (
+            not path.parts
+            or path.is_absolute()
+            or ".." in path.parts
+            or "\\" in name
+            or "\0" in name
+            or str(path) != name
+        ):
             raise CorruptBlob(sha256, f"the path {name!r} leads out of the tree")

@@ -1,4 +1,4 @@
-# ruff: noqa: N818 - errors are named by what happened: `Fenced`, `NotFound`
+
 """What can go wrong below the log. Every error pickles, so that Ray carries it from worker to runner.
 
 LogError

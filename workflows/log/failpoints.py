@@ -34,7 +34,7 @@ _hits: Counter[str] = Counter()  # Times an armed place was passed by this proce
 _hits_lock = threading.Lock()
 
 
-class FailpointHit(Exception):  # noqa: N818 - it is what happened
+class FailpointHit(Exception):
     """An armed failpoint with the action `raise` was passed."""
 
 

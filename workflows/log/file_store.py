@@ -112,7 +112,9 @@ class FileStore:
 
     def download(self, key: str, path: Path) -> None:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with self._translated(key), open(self._path(key), "rb") as source:  # noqa: PTH123
+        with self._translated(key):
+            source = open(self._path(key), "rb")  # noqa: PTH123, SIM115 - what fails below is not the store
+        with source:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("wb") as target:

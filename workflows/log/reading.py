@@ -11,8 +11,8 @@ from workflows.log.record import record_key
 from workflows.log.store import Store
 
 NUM_READERS = 16
-SEQUENTIAL = 4
-"""Records read one by one before others are asked for ahead: a follower finds one or two new ones, seldom more."""
+SEQUENTIAL = 32
+"""Records read one by one before others are asked for ahead: a follower finds a few, and threads cost more to start."""
 
 
 def read_records(store: Store, log: str, start: int) -> Iterator[bytes]:
@@ -26,7 +26,7 @@ def read_records(store: Store, log: str, start: int) -> Iterator[bytes]:
         index += 1
     with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="log-read") as pool:
         asked: deque[Future[bytes | None]] = deque()
-        width = SEQUENTIAL
+        width = 4  # And few asked for in vain where the end is near.
         try:
             while True:
                 while len(asked) < width:

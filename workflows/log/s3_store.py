@@ -45,6 +45,7 @@ PART_BYTES = 16 * 2**20
 """Bigger objects go up in parts of this size, several at a time."""
 
 _OPTIONS = ("endpoint_override", "region", "scheme", "timeout_s")
+_LOST_UPLOAD = "NoSuchUpload"
 _STATUS = re.compile(r"status code: (\d{3})")
 
 
@@ -73,19 +74,11 @@ class S3Store:
             failpoint("s3.create.after-request")
 
     def put(self, key: str, data: Buffer) -> None:
-        check_key(key)
-        with self._translated(key):
-            failpoint("s3.put.before-request")
-            obstore.put(self._bucket, key, _flat(data), chunk_size=PART_BYTES)
-            failpoint("s3.put.after-request")
+        self._replace(key, _flat(data))
 
     def upload(self, key: str, path: Path) -> None:
-        check_key(key)
         path.stat()  # A missing local file is not a missing object.
-        with self._translated(key):
-            failpoint("s3.upload.before-request")
-            obstore.put(self._bucket, key, path, chunk_size=PART_BYTES)
-            failpoint("s3.upload.after-request")
+        self._replace(key, path)
 
     def get(self, key: str) -> bytes:
         check_key(key)
@@ -123,15 +116,19 @@ class S3Store:
         check_key(key)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         with self._translated(key):
-            chunks = obstore.get(self._bucket, key).stream(min_chunk_size=2**20)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as target:
-                    for chunk in chunks:
-                        target.write(chunk)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            chunks = iter(obstore.get(self._bucket, key).stream(min_chunk_size=2**20))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as target:
+                while True:
+                    with self._translated(key):
+                        chunk = next(chunks, None)
+                    if chunk is None:
+                        break
+                    target.write(chunk)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def now(self) -> float:
         # The difference to the store's clock is measured by a write and kept for a while: CLOCK_BOOTTIME goes on while
@@ -148,6 +145,19 @@ class S3Store:
                 here = written
             return here + self._clock[1]
 
+    def _replace(self, key: str, data: bytes | memoryview | Path) -> None:
+        check_key(key)
+        with self._translated(key):
+            failpoint("s3.put.before-request")
+            try:
+                obstore.put(self._bucket, key, data, chunk_size=PART_BYTES)
+            except FileNotFoundError as error:
+                # The client asked twice to complete an upload in parts, for the answer to the first was lost.
+                if _LOST_UPLOAD not in str(error):
+                    raise
+                obstore.put(self._bucket, key, data, chunk_size=PART_BYTES)
+            failpoint("s3.put.after-request")
+
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
         try:
@@ -163,6 +173,8 @@ class S3Store:
             return StoreRejected(self.uri, key, f"there is no such bucket: {reason}")
         if isinstance(error, exceptions.AlreadyExistsError):
             return AlreadyExists(self.uri, key)
+        if _LOST_UPLOAD in text:
+            return StoreUnavailable(self.uri, key, reason)
         if isinstance(error, FileNotFoundError):
             return NotFound(self.uri, key)
         if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):

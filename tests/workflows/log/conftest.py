@@ -37,4 +37,4 @@ def faulty_s3(minio: str) -> Iterator[FaultyS3]:
 @pytest.fixture
 def faulty_storage(faulty_s3: FaultyS3) -> str:
     """A storage behind the proxy, with short time-outs."""
-    return f"s3://tests/{secrets.token_hex(6)}?endpoint_override={faulty_s3.endpoint}&timeout_s=2"
+    return f"s3://tests/{secrets.token_hex(6)}?endpoint_override={faulty_s3.endpoint}&timeout_s=1"

@@ -36,7 +36,9 @@ class Ledger:
             return Account(state.balance, state.operations, True)
         if record.kind != "moved":
             return state
-        return Account(state.balance + record.data["amount"], (*state.operations, record.data["operation"]), state.is_closed)
+        return Account(
+            state.balance + record.data["amount"], (*state.operations, record.data["operation"]), state.is_closed
+        )
 
     def dump(self, state: Account) -> Any:
         return {"balance": state.balance, "operations": list(state.operations), "is_closed": state.is_closed}
@@ -46,7 +48,7 @@ class Ledger:
 
 
 def move(operation: str, amount: int) -> Callable[[Account], Draft | None]:
-    """Moves money once: nothing to do if the operation is there, refused if the account is closed or would be overdrawn."""
+    """Moves money once: nothing to do if it was moved; refused if the account is closed or would be overdrawn."""
 
     def decide(state: Account) -> Draft | None:
         if operation in state.operations:
@@ -66,8 +68,11 @@ def close(state: Account) -> Draft | None:
 
 @dataclass
 class MemoryStore:
-    """A store in memory. `faults` says what becomes of the n-th create: `lost` (written, no answer), `failed` (not written, no answer),
-    `late` (no answer, and written by itself some operations later unless the key is taken by then)."""
+    """A store in memory. `faults` says what becomes of the n-th create.
+
+    `lost`: written, no answer. `failed`: not written, no answer. `late`: no answer, and written by itself some operations
+    later, unless the key is taken by then.
+    """
 
     uri: str = "memory://"
     faults: Mapping[int, str] = field(default_factory=dict)

@@ -48,9 +48,12 @@ def test_a_file_system_without_hard_links_is_refused_by_name(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, StoreUnavailable), (errno.EROFS, StoreDenied)]
+    ("number", "error"),
+    [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, StoreUnavailable), (errno.EROFS, StoreDenied)],
 )
-def test_errors_of_the_disk_have_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]) -> None:
+def test_errors_of_the_disk_have_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
+) -> None:
     store = open_store(str(tmp_path))
     store.put("a", b"old")
 
@@ -72,7 +75,7 @@ def test_content_name_and_folders_are_flushed_in_this_order(tmp_path: Path, monk
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(tmp_path).as_posix())
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path).as_posix())
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)

@@ -50,7 +50,12 @@ def test_an_appended_record_is_folded_and_stored(ledger: Log[Account], store: St
     record = ledger.append(move("salary", 100))
 
     assert record is not None
-    assert (record.index, record.kind, dict(record.data), record.previous) == (0, "moved", {"operation": "salary", "amount": 100}, FIRST)
+    assert (record.index, record.kind, dict(record.data), record.previous) == (
+        0,
+        "moved",
+        {"operation": "salary", "amount": 100},
+        FIRST,
+    )
     assert ledger.state == Account(100, ("salary",))
     assert list(Log(store, ledger.name, Ledger()).records()) == [record]
 
@@ -183,7 +188,7 @@ def test_answers_that_are_all_lost_are_found_in_the_slot() -> None:
 
 
 def test_a_store_that_stays_away_is_reported_and_nothing_is_lost() -> None:
-    store = MemoryStore(faults={number: "failed" for number in range(1, 3)})
+    store = MemoryStore(faults=dict.fromkeys(range(1, 3), "failed"))
     log = Log(store, "l", Ledger(), max_attempts=2)
     log.append(move("a", 1))
 
@@ -268,7 +273,7 @@ def test_a_value_that_contains_itself_is_refused() -> None:
 
 
 def test_text_of_every_kind_survives(ledger: Log[Account]) -> None:
-    text = "\0 \u2028 \ud800 \U0001f600 \\ \" ä"
+    text = '\0 \u2028 \ud800 \U0001f600 \\ " ä'
     ledger.append(lambda _: Draft("noted", {text: text}))
 
     assert next(ledger.records()).data == {text: text}
@@ -361,7 +366,9 @@ def test_a_missing_record_is_found_by_verification(store: Store) -> None:
     assert "missing" in verification.reason
 
 
-@pytest.mark.parametrize(("found", "words"), [(2, "a newer version"), (0, "an unknown version"), ("x", "an unknown version")])
+@pytest.mark.parametrize(
+    ("found", "words"), [(2, "a newer version"), (0, "an unknown version"), ("x", "an unknown version")]
+)
 def test_a_record_of_another_format_is_refused_by_name(store: Store, found: object, words: str) -> None:
     filled(store, "l", 2)
     raw = json.loads(store.get(record_key("l", 1)))
@@ -423,7 +430,9 @@ def test_the_user_program_of_the_docstring_works(tmp_path: Path) -> None:
             return data
 
     log = Log(open_store(f"file://{tmp_path}"), "counters/visits", Counter())
-    visits: Iterable[Record | None] = [log.append(lambda total: Draft("visited", {"by": 1}) if total < 2 else None) for _ in range(3)]
+    visits: Iterable[Record | None] = [
+        log.append(lambda total: Draft("visited", {"by": 1}) if total < 2 else None) for _ in range(3)
+    ]
 
     assert [visit is None for visit in visits] == [False, False, True]
     assert log.state == 2

@@ -67,12 +67,17 @@ def test_old_snapshots_are_removed(long_log: MemoryStore) -> None:
     for _ in range(500):
         log.append(lambda _: Draft("counted", {}))
 
-    assert [key.rpartition("/")[2] for key in snapshot_keys(store)] == [f"{2 * EVERY:020}.json", f"{3 * EVERY:020}.json"]
+    assert [key.rpartition("/")[2] for key in snapshot_keys(store)] == [
+        f"{2 * EVERY:020}.json",
+        f"{3 * EVERY:020}.json",
+    ]
     assert KEPT == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n{}", b"not json", b'{"format": 99}\n1'])
-def test_a_damaged_snapshot_is_passed_over(long_log: MemoryStore, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_snapshot_is_passed_over(
+    long_log: MemoryStore, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     store = copy_of(long_log)
     store.put(snapshot_keys(store)[-1], damage)
 

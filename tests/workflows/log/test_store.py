@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,9 @@ def test_list_is_recursive_and_in_key_order(store: Store) -> None:
     assert list(store.list("nothing/here")) == []
 
 
-@pytest.mark.parametrize("after", ["runs/a-b/1", "runs/a/1", "runs/a/2", "runs/a/x", "runs/a0", "runs/a.b", "runs/b", "a", "z"])
+@pytest.mark.parametrize(
+    "after", ["runs/a-b/1", "runs/a/1", "runs/a/2", "runs/a/x", "runs/a0", "runs/a.b", "runs/b", "a", "z"]
+)
 def test_list_after_a_key_gives_the_greater_ones(store: Store, after: str) -> None:
     keys = ["runs/a-b/1", "runs/a/1", "runs/a/2", "runs/a/x/1", "runs/a.b", "runs/b"]
     for key in keys:
@@ -127,8 +130,8 @@ def test_list_after_a_key_gives_the_greater_ones(store: Store, after: str) -> No
 
 def test_list_gives_all_of_many(store: Store) -> None:
     keys = [f"many/{number:04}" for number in range(1_010)]
-    for key in keys:
-        store.put(key, b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b""), keys))
 
     assert [info.key for info in store.list("many")] == keys
 
@@ -147,6 +150,15 @@ def test_upload_and_download_stream_files(store: Store, tmp_path: Path) -> None:
 def test_a_missing_local_file_is_no_missing_object(store: Store, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.upload("a", tmp_path / "nothing")
+
+
+def test_a_download_that_cannot_be_written_here_is_no_fault_of_the_store(store: Store, tmp_path: Path) -> None:
+    store.put("a", b"one")
+    (tmp_path / "folder").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        store.download("a", tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_now_follows_the_clock(store: Store) -> None:
@@ -197,7 +209,26 @@ def test_a_missing_bucket_is_rejected_by_name(minio: str) -> None:
         list(store.list(""))
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.hidden", ".clock", "a\\b", "a b", "a\n", "-a", "ä", "x" * 201, "a/" * 450 + "a"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        "../a",
+        "a/../b",
+        "a/.hidden",
+        ".clock",
+        "a\\b",
+        "a b",
+        "a\n",
+        "-a",
+        "ä",
+        "x" * 201,
+        "a/" * 450 + "a",
+    ],
+)
 def test_unsafe_keys_are_refused(store: Store, key: str) -> None:
     with pytest.raises(InvalidKey):
         store.put(key, b"")
