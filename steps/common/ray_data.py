@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 @contextmanager
@@ -15,7 +20,10 @@ def quiet_ray_data() -> Iterator[None]:
     """
     from ray.data import DataContext
 
-    context = DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        # Making the defaults, Ray warns of its own deprecated settings.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
@@ -36,3 +44,11 @@ def quiet_ray_data() -> Iterator[None]:
 def num_blocks(num_rows: int, rows_per_block: int, most: int) -> int:
     """Blocks to plan for: one for each `rows_per_block` rows begun, at least 1, at most `most`."""
     return max(1, min(most, -(-num_rows // rows_per_block)))
+
+
+def gather(dataset: Dataset, key: str, num_blocks: int) -> Dataset:
+    """Brings rows with equal values in a column into the same block.
+
+    One block needs no hash: Ray shuffles by key in worker processes of their own, which take seconds to start.
+    """
+    return dataset.repartition(1) if num_blocks == 1 else dataset.repartition(num_blocks, keys=[key])

@@ -87,7 +87,7 @@ def _judge(text: str, language: str, config: ValidateConfig) -> tuple[str, str]:
 def _check_schema(judged: pa.Table) -> pa.Table:
     rules, values = judged["rule"].to_pylist(), judged["value"].to_pylist()
     accepted = [row for row, rule in enumerate(rules) if not rule]
-    documents = judged.take(accepted).select(list(CLEAN_DOCUMENTS))
+    documents = judged.take(pa.array(accepted, pa.int64())).select(list(CLEAN_DOCUMENTS))
     for failure in schema_failures(documents) if accepted else []:
         row = accepted[failure.row]
         rules[row], values[row] = failure.check, failure.value

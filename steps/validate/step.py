@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from steps.common.context import StepContext
-from steps.common.ray_data import num_blocks, quiet_ray_data
+from steps.common.ray_data import gather, num_blocks, quiet_ray_data
 from steps.common.results import CrawlResult, ValidationResult
 from steps.validate.config import ValidateConfig
 from steps.validate.errors import RejectRateError, SchemaRateError, UnreadableCrawlError
@@ -130,25 +130,23 @@ def _clean_and_write(config: ValidateConfig, crawl: CrawlResult, blobs: Blobs) -
     num_partitions = num_blocks(crawl.num_changed, config.rows_per_file, most=4096)
     num_tasks = num_blocks(crawl.num_changed, config.rows_per_task, most=len(crawl.documents))
     with quiet_ray_data():
-        plan = (
-            ray.data.from_items([asdict(ref) for ref in crawl.documents], override_num_blocks=num_tasks)
-            .map_batches(
-                functools.partial(_read_and_clean, blobs=blobs, config=config, num_partitions=num_partitions),
-                batch_format="pyarrow",
-                batch_size=1,
-                num_cpus=1,
-                compute=TaskPoolStrategy(min(config.num_workers, num_tasks)),
-            )
-            .repartition(num_partitions, keys=["partition"])
-            .map_batches(
-                functools.partial(_deduplicate_and_write, blobs=blobs),
-                batch_format="pyarrow",
-                batch_size=None,
-                num_cpus=1,
-                compute=TaskPoolStrategy(min(config.num_workers, num_partitions)),
-            )
+        judged = ray.data.from_items(
+            [asdict(ref) for ref in crawl.documents], override_num_blocks=num_tasks
+        ).map_batches(
+            functools.partial(_read_and_clean, blobs=blobs, config=config, num_partitions=num_partitions),
+            batch_format="pyarrow",
+            batch_size=1,
+            num_cpus=1,
+            compute=TaskPoolStrategy(min(config.num_workers, num_tasks)),
         )
-        rows = [json.loads(row["part"]) for row in plan.take_all()]
+        written = gather(judged, "partition", num_partitions).map_batches(
+            functools.partial(_deduplicate_and_write, blobs=blobs),
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=1,
+            compute=TaskPoolStrategy(min(config.num_workers, num_partitions)),
+        )
+        rows = [json.loads(row["part"]) for row in written.take_all()]
     parts = [_part(row) for row in rows]
     return sorted(parts, key=lambda part: part.partition)
 

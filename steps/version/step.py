@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.common.context import StepContext
 from steps.common.dataset import DATASET_SCHEMA, content_digest, schema_hash
-from steps.common.ray_data import num_blocks, quiet_ray_data
+from steps.common.ray_data import gather, num_blocks, quiet_ray_data
 from steps.common.results import DatasetVersion, ValidationResult
 from steps.version.config import VersionConfig
 from steps.version.errors import ContendedDatasetError, EmptyDatasetError, FixedSettingError, ParentChanged
@@ -200,17 +200,19 @@ def _merge_buckets(
     items = _items(validation)
     num_rows = validation.num_accepted + len(validation.removed)
     num_tasks = num_blocks(num_rows, config.rows_per_task, most=min(len(items), config.num_buckets))
+    num_workers = min(config.num_workers, num_tasks)
     sink = BucketSink(ctx.blobs, _files(parent), config.heldout_fraction)
     ctx.progress(0, num_rows, "merging")
     with quiet_ray_data():
-        ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
+        routed = ray.data.from_items(items, override_num_blocks=num_tasks).map_batches(
             functools.partial(_route, blobs=ctx.blobs, num_buckets=config.num_buckets, wanted=wanted),
             batch_format="pyarrow",
             batch_size=1,
             num_cpus=1,
-            compute=TaskPoolStrategy(min(config.num_workers, num_tasks)),
-        ).repartition(num_tasks, keys=["bucket"]).write_datasink(
-            sink, ray_remote_args={"num_cpus": 1}, concurrency=min(config.num_workers, num_tasks)
+            compute=TaskPoolStrategy(num_workers),
+        )
+        gather(routed, "bucket", num_tasks).write_datasink(
+            sink, ray_remote_args={"num_cpus": 1}, concurrency=num_workers
         )
     ctx.progress(num_rows, num_rows, "merged")
     return {change.bucket: change for change in sink.changes}
