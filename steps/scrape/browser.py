@@ -137,6 +137,7 @@ class Browser:
 
     def _start(self) -> None:
         from selenium.webdriver import ChromeOptions, Remote
+        from selenium.webdriver.common.proxy import Proxy, ProxyType
         from selenium.webdriver.remote.client_config import ClientConfig
 
         proxy_port = self._running.enter_context(serve_egress(self._policy))
@@ -150,7 +151,7 @@ class Browser:
         options.add_argument(f"--user-agent={self._settings.user_agent}")
         options.page_load_strategy = "normal"
         address = f"http://127.0.0.1:{driver_port}"
-        config = ClientConfig(address, timeout=int(START_S))
+        config = ClientConfig(address, timeout=int(START_S), proxy=Proxy({"proxyType": ProxyType.DIRECT}))
         self._driver = Remote(address, options=options, client_config=config)
         self._driver.set_page_load_timeout(self._settings.page_timeout_s)
         self._num_pages = 0
@@ -165,10 +166,11 @@ def _start_driver(running: ExitStack, folder: Path) -> int:
             guarded(command), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     running.callback(_stop, process)
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=5):  # noqa: S310 - loopback
+            with direct.open(f"http://127.0.0.1:{port}/status", timeout=5):
                 return port
         except OSError:
             time.sleep(_POLL_S)
