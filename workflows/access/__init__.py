@@ -36,6 +36,7 @@ from workflows.access.principals import (
 )
 from workflows.access.redaction import RedactingFormatter, Redactor, redact_handlers
 from workflows.access.resources import Resource
+from workflows.access.seen import StoredSeenIds
 from workflows.access.signing import SigningKey, VerifyingKey, signing_key
 from workflows.access.webhooks import SeenIds, WebhookSecret, WebhookVerifier, sign_webhook
 
@@ -52,7 +53,7 @@ __all__ = [
     # storage credentials
     "CredentialBroker", "Need", "STEP_NEEDS", "StepCredentials",
     # webhooks
-    "SeenIds", "WebhookSecret", "WebhookVerifier", "sign_webhook",
+    "SeenIds", "StoredSeenIds", "WebhookSecret", "WebhookVerifier", "sign_webhook",
     # secrets
     "RedactingFormatter", "Redactor", "redact_handlers",
     # errors

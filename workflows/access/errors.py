@@ -49,7 +49,7 @@ class PolicyError(AccessError):
         self.reason = reason
 
 
-class Denied(AccessError):  # noqa: N818 - it is what happened
+class Denied(AccessError):
     """A decision was "no". The message names the question, never why a policy said so: that is in the audit log."""
 
     def __init__(self, principal: str, action: str, resource: str, policies: tuple[str, ...] = ()) -> None:
@@ -60,7 +60,7 @@ class Denied(AccessError):  # noqa: N818 - it is what happened
         self.policies = policies
 
 
-class AuditUnavailable(AccessError):  # noqa: N818 - it is what happened
+class AuditUnavailable(AccessError):
     """A decision could not be written to the audit log, so it does not hold."""
 
     def __init__(self, log: str, reason: str) -> None:
@@ -96,7 +96,7 @@ class CredentialError(AccessError):
         self.reason = reason
 
 
-class ApprovalRefused(AccessError, Refused):  # noqa: N818 - it is what happened
+class ApprovalRefused(AccessError, Refused):
     """Base: a token did not lead to a decision."""
 
 
@@ -137,7 +137,7 @@ class ApprovalVoid(ApprovalRefused):
         self.gate = gate
 
 
-class WebhookRefused(AccessError):  # noqa: N818 - it is what happened
+class WebhookRefused(AccessError):
     """A delivery that is not what it claims to be. The answer is 401, whatever the reason."""
 
     def __init__(self, reason: str) -> None:

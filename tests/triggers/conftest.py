@@ -1,0 +1,201 @@
+"""A loop of ten lines a method behind the real door: real policies, real audit log, real approvals, over a folder."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from triggers.app import create_app
+from triggers.auth import Access, webhook_verifiers
+from triggers.loop_api import InvalidRequest, LoopApi, NotStarted, RunFacts, SignalOutcome, Started
+from triggers.settings import Settings
+from workflows.access import (
+    ApprovalDecision,
+    Approvals,
+    AuditLog,
+    Authorizer,
+    Directory,
+    Principal,
+    StoredSeenIds,
+    key_digest,
+    signing_key,
+)
+from workflows.access.audit import AuditFold
+from workflows.engine import RunNotFound, RunOver, RunSummary, RunView, Wait
+from workflows.log import Log, Store, open_store
+
+DIGEST = "d" * 64
+WEBHOOK_SECRET = "whsec_" + "bjg0" * 8
+
+
+class FakeLoop:
+    """Runs that end when they are told to."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, tuple[RunFacts, RunView]] = {}
+        self.keys: dict[str, str] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.decisions: list[ApprovalDecision] = []
+        self.signals: dict[tuple[str, str, str], SignalOutcome] = {}
+        self.evidence: list[Mapping[str, Any]] = []
+        self.digest = DIGEST
+        self.trouble: Exception | None = None
+        self.holds_alias = False
+
+    def check(self) -> None:
+        if self.trouble:
+            raise self.trouble
+
+    def describe(self, recipe: str, overrides: Mapping[str, Any]) -> RunFacts:
+        self.check()
+        if recipe not in ("nano", "other-team") or any("." not in name for name in overrides):
+            raise InvalidRequest(f"recipe {recipe!r} or an override is unknown")
+        team = "ads" if recipe == "other-team" else "search"
+        return RunFacts(recipe=recipe, alias="tiny", team=team, protected=True, authors=())
+
+    def facts(self, run_id: str) -> RunFacts:
+        return self._found(run_id)[0]
+
+    def start(self, recipe: str, overrides: Mapping[str, Any], *, by: str, reason: str, key: str) -> Started:
+        facts = replace(self.describe(recipe, overrides), authors=(by,))
+        if key in self.keys:
+            return Started(self.keys[key], "merged")
+        if self.holds_alias:
+            raise NotStarted("run r0 holds the alias")
+        run_id = f"run-{secrets.token_hex(4)}"
+        self.keys[key] = run_id
+        self.runs[run_id] = (facts, view(run_id))
+        self.calls.append(("start", recipe, by, reason))
+        return Started(run_id, "started")
+
+    def list_runs(self) -> Sequence[RunSummary]:
+        self.check()
+        return [
+            RunSummary(run_id, found.status, 1.0, 2.0, None, False, 0, "", None)
+            for run_id, (_, found) in self.runs.items()
+        ]
+
+    def view(self, run_id: str) -> RunView:
+        return self._found(run_id)[1]
+
+    def resume(self, run_id: str, *, by: str) -> RunView:
+        return self._change(run_id, "running", "resume", by)
+
+    def cancel(self, run_id: str, *, by: str, reason: str) -> RunView:
+        if self.view(run_id).status == "succeeded":
+            raise RunOver(run_id, "succeeded")
+        return self._change(run_id, "cancelled", "cancel", by, reason)
+
+    def fork(self, run_id: str, from_step: str, overrides: Mapping[str, Any], *, by: str, key: str) -> Started:
+        if from_step != "train":
+            raise InvalidRequest(f"run {run_id!r} has no step {from_step!r}")
+        return self.start(self.facts(run_id).recipe, overrides, by=by, reason="fork", key=key)
+
+    def waiting_digest(self, run_id: str, gate: str) -> str:
+        return self.digest
+
+    def decide(self, decision: ApprovalDecision) -> None:
+        self.decisions.append(decision)
+
+    def signal(
+        self, alias: str, source: str, *, window: str, reason: str, evidence: Mapping[str, Any]
+    ) -> SignalOutcome:
+        self.evidence.append(evidence)
+        found = self.signals.get((alias, source, window))
+        if found is not None:
+            return replace(found, outcome="merged")
+        return self.signals.setdefault((alias, source, window), SignalOutcome("started", f"run-{len(self.signals)}"))
+
+    def alias_facts(self, alias: str) -> RunFacts | None:
+        return RunFacts(recipe="", alias=alias, team="search", protected=True, authors=()) if alias == "tiny" else None
+
+    def _found(self, run_id: str) -> tuple[RunFacts, RunView]:
+        self.check()
+        if run_id not in self.runs:
+            raise RunNotFound(run_id, "file:///storage")
+        return self.runs[run_id]
+
+    def _change(self, run_id: str, status: Any, *call: str) -> RunView:
+        facts, found = self._found(run_id)
+        self.calls.append((*call, run_id))
+        self.runs[run_id] = (facts, replace(found, status=status))
+        return self.runs[run_id][1]
+
+
+def view(run_id: str, status: Any = "running") -> RunView:
+    wait = Wait("release", "approval", "release", 1.0, None, DIGEST)
+    return RunView(run_id, status, (), 1.0, 2.0, "", "", (wait,), None, "", 1, (), None, "", "")
+
+
+PRINCIPALS = {
+    principal.subject: principal
+    for principal in (
+        Principal(kind="Person", id="olga", roles=("operator", "approver"), team="search"),
+        Principal(kind="Person", id="ann", roles=("approver",), team="search"),
+        Principal(kind="Person", id="vic", roles=("viewer",), team="search"),
+        Principal(kind="Person", id="adam", roles=("operator",), team="ads"),
+        Principal(kind="Service", id="prometheus", roles=("scheduler",), team="search"),
+        Principal(kind="Service", id="alertmanager", roles=("signaller",), team="search"),
+        Principal(kind="Service", id="n8n", roles=("scheduler", "signaller"), team="search"),
+    )
+}
+
+
+@dataclass
+class Door:
+    """The door, open."""
+
+    client: TestClient
+    loop: FakeLoop
+    access: Access
+    store: Store
+    keys: Mapping[str, str]
+
+    def headers(self, subject: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.keys[subject]}"}
+
+    def send(self, subject: str, method: str, path: str, json: Any = None, **headers: str) -> Any:
+        return self.client.request(method, path, json=json, headers={**self.headers(subject), **headers})
+
+    def audited(self) -> list[dict[str, Any]]:
+        self.access.audit.flush()
+        log = Log(self.store, self.access.audit.name, AuditFold())
+        return [dict(entry) for record in log.records() for entry in record.data["entries"]]
+
+
+@pytest.fixture
+def open_door(tmp_path: Path) -> Iterator[Callable[..., Door]]:
+    opened: list[tuple[TestClient, AuditLog]] = []
+
+    def open_it(**settings: Any) -> Door:
+        loop = FakeLoop()
+        api: LoopApi = loop
+        uri = f"file://{tmp_path}/storage-{len(opened)}"
+        store = open_store(uri)
+        audit = AuditLog(store, "door", signing_key(tmp_path / "audit.key"))
+        authorizer = Authorizer(audit)
+        keys = {subject: f"elk_{subject}" + "k" * 30 for subject in PRINCIPALS}
+        directory = Directory(PRINCIPALS, {key_digest(key): subject for subject, key in keys.items()})
+        verifiers = webhook_verifiers({"Service::n8n": (WEBHOOK_SECRET,)}, StoredSeenIds(store))
+        access = Access(directory, authorizer, audit, Approvals(store, authorizer, loop.decide), verifiers)
+        app = create_app(Settings(storage=uri, **{"follow_poll_s": 0.01, **settings}), api, access)
+        client = TestClient(app, raise_server_exceptions=False)
+        client.__enter__()
+        opened.append((client, audit))
+        return Door(client, loop, access, store, keys)
+
+    yield open_it
+    for client, audit in opened:
+        client.__exit__(None, None, None)
+        audit.close()
+
+
+@pytest.fixture
+def door(open_door: Callable[..., Door]) -> Door:
+    return open_door()

@@ -1,0 +1,149 @@
+"""`/v1/hooks`: what other programs report. A hook reports a cause; whether a run follows is decided by the
+admission."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, HTTPException, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from triggers.auth import Access, Caller
+from triggers.bodies import SignalOut, SignalsOut
+from triggers.loop_api import LoopApi
+from triggers.problems import PROBLEMS
+from workflows.access import Principal, resources
+
+router = APIRouter(prefix="/v1/hooks", tags=["hooks"], responses=PROBLEMS)
+
+_MAX_SIGNALS = 1_000
+
+
+class _Foreign(BaseModel):
+    """Other programs add fields with every version; unknown ones are no error."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Alert(_Foreign):
+    """One alert of Alertmanager."""
+
+    status: Literal["firing", "resolved"] = Field(examples=["firing"])
+    labels: dict[str, str] = Field(
+        max_length=100, examples=[{"alertname": "Drift", "alias": "tiny", "signal": "drift"}]
+    )
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=100, examples=[{"summary": "inputs drifted"}])
+    startsAt: str = Field(max_length=64, examples=["2026-11-24T04:15:30Z"])  # noqa: N815 - the name in the format
+    fingerprint: str = Field(min_length=1, max_length=64, examples=["0d7e3a6f1c2b4a59"])
+
+
+class AlertsBody(_Foreign):
+    """A delivery of Alertmanager, version 4
+    (https://prometheus.io/docs/alerting/latest/configuration/#webhook_config)."""
+
+    version: Literal["4"] = Field(examples=["4"])
+    alerts: list[Alert] = Field(max_length=_MAX_SIGNALS)
+
+
+@router.post("/alertmanager")
+def alertmanager(request: Request, caller: Caller, body: AlertsBody) -> SignalsOut:
+    """Each firing alert with a label `alias` is a signal, once per fingerprint and start."""
+    outcomes = [
+        _signal(
+            request,
+            caller,
+            alert.labels["alias"],
+            alert.labels.get("signal", "alert"),
+            window=f"{alert.fingerprint}@{alert.startsAt}",
+            reason=alert.labels.get("alertname", ""),
+            evidence={"labels": alert.labels, "annotations": alert.annotations},
+        )
+        for alert in body.alerts
+        if alert.status == "firing" and alert.labels.get("alias")
+    ]
+    return SignalsOut(signals=outcomes)
+
+
+class _S3Bucket(_Foreign):
+    name: str = Field(max_length=255)
+
+
+class _S3Object(_Foreign):
+    key: str = Field(max_length=2048)
+    eTag: str = Field("", max_length=255)  # noqa: N815 - the name in the format
+    sequencer: str = Field("", max_length=255)
+
+
+class _S3Entity(_Foreign):
+    bucket: _S3Bucket
+    object: _S3Object
+
+
+class BucketRecord(_Foreign):
+    """One event of a bucket."""
+
+    eventName: str = Field(max_length=255)  # noqa: N815 - the name in the format
+    s3: _S3Entity
+
+
+class BucketBody(_Foreign):
+    """A bucket notification of MinIO or S3."""
+
+    Records: list[BucketRecord] = Field(max_length=_MAX_SIGNALS)
+
+
+@router.post("/minio")
+def minio(request: Request, caller: Caller, body: BucketBody, alias: str) -> SignalsOut:
+    """Each created object is a signal of new data for the alias in the query, once per object version."""
+    outcomes = [
+        _signal(
+            request,
+            caller,
+            alias,
+            "data",
+            window=f"{record.s3.bucket.name}/{record.s3.object.key}@{record.s3.object.eTag}{record.s3.object.sequencer}",
+            reason="new objects in a bucket",
+            evidence={"bucket": record.s3.bucket.name, "key": record.s3.object.key},
+        )
+        for record in body.Records
+        if "ObjectCreated" in record.eventName
+    ]
+    return SignalsOut(signals=outcomes)
+
+
+class PushBody(_Foreign):
+    """A push to a branch, told by continuous integration after its tests passed."""
+
+    alias: str = Field(min_length=1, max_length=64, examples=["tiny"])
+    ref: str = Field(max_length=255, examples=["refs/heads/main"])
+    commit: str = Field(pattern=r"^[0-9a-f]{40,64}$", examples=["d1230a4" + "0" * 33])
+    image_digest: str = Field("", pattern=r"^(sha256:[0-9a-f]{64})?$", examples=["sha256:" + "0" * 64])
+
+
+@router.post("/push")
+def push(request: Request, caller: Caller, body: PushBody) -> SignalOut:
+    """A push to the main branch is a signal, once per commit."""
+    if body.ref not in ("refs/heads/main", "refs/heads/master"):
+        return SignalOut(outcome="suppressed", reason="not the main branch")
+    return _signal(
+        request,
+        caller,
+        body.alias,
+        "push",
+        window=body.commit,
+        reason="the main branch moved",
+        evidence={"commit": body.commit, "image_digest": body.image_digest},
+    )
+
+
+def _signal(
+    request: Request, caller: Principal, alias: str, source: str, *, window: str, reason: str, evidence: dict[str, Any]
+) -> SignalOut:
+    api: LoopApi = request.app.state.api
+    access: Access = request.app.state.access
+    facts = api.alias_facts(alias)
+    if facts is None:
+        raise HTTPException(404, "nothing was ever released under this alias")
+    access.authorizer.check(caller, "signal", resources.release(alias, team=facts.team, protected=facts.protected))
+    found = api.signal(alias, source, window=window, reason=reason, evidence={**evidence, "by": caller.subject})
+    return SignalOut(outcome=found.outcome, run_id=found.run_id, reason=found.reason)

@@ -1,0 +1,69 @@
+"""Settings of the HTTP door."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from workflows.access import WebhookSecret
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names the key and the rule."""
+
+
+class Settings(BaseModel):
+    """Everything about the door that is not about the loop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    storage: str = Field(description="Storage URI of the loop.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Put TLS in front of anything but loopback.")
+    port: int = Field(8400, ge=1, le=65535, description="Port to listen on.")
+    principals: Path | None = Field(
+        None,
+        description="The team's directory of principals (TOML). Without one, the owner of the storage is the only one.",
+    )
+    policies: tuple[Path, ...] = Field((), description="Folders of policies; by default those of the project.")
+    webhook_secrets: Mapping[str, tuple[SecretStr, ...]] = Field(
+        default_factory=dict,
+        description="Standard Webhooks secrets by sender (`Service::n8n`): the current one, in a rotation the old one too.",
+    )
+    max_body_bytes: int = Field(
+        1_048_576, ge=1024, description="Larger requests are refused with 413 before they are read."
+    )
+    reload_policies_s: float = Field(5.0, gt=0, description="How often changed policy files are looked for.")
+    follow_poll_s: float = Field(1.0, gt=0, description="How often the event stream of a run looks at its journal.")
+    follow_max_s: float = Field(
+        3600.0, gt=0, description="An event stream ends after this time; clients connect again."
+    )
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _are_strong(cls, value: Mapping[str, tuple[SecretStr, ...]]) -> Mapping[str, tuple[SecretStr, ...]]:
+        for sender, secrets in value.items():
+            if not secrets:
+                raise ValueError(f"webhook_secrets.{sender}: at least one secret")
+            for secret in secrets:
+                WebhookSecret.parse(secret.get_secret_value())
+        return value
+
+
+def load_settings(path: Path) -> Settings:
+    """Reads settings from a TOML file.
+
+    Raises:
+        SettingsError: It cannot be read, or a value breaks a rule. Secrets are not in the message.
+    """
+    try:
+        return Settings.model_validate(tomllib.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)
+        )
+        raise SettingsError(f"{path}: {told}") from None
