@@ -1,18 +1,20 @@
-"""Durable execution on Ray: graphs of steps whose every result is a record, so that a run goes on wherever it was stopped.
+"""Durable execution on Ray: graphs of steps whose every result is a record, so that a run goes on wherever it stopped.
 
-from workflows.engine import Engine, step
+A whole program, `program.py`; run it again after killing it, with the run's id, and it goes on:
 
-@step
-def double(x: int) -> int:
-    return 2 * x
+    from workflows.engine import Engine, step
 
-def build(config: dict[str, int]):
-    return double.bind(double.bind(config["x"]))
+    @step
+    def double(x: int) -> int:
+        return 2 * x
 
-if __name__ == "__main__":
-    engine = Engine("./runs")
-    run_id = engine.start(build, {"x": 21})
-    print(engine.drive(run_id).status, engine.output(run_id))
+    def build(config: dict[str, int]):
+        return double.bind(double.bind(config["x"]))
+
+    if __name__ == "__main__":
+        engine = Engine("./runs")
+        run_id = engine.start(build, {"x": 21})
+        print(engine.drive(run_id).status, engine.output(run_id))
 """
 
 from workflows.engine.claims import LIVENESS_TTL_S

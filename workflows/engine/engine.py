@@ -10,10 +10,8 @@ from __future__ import annotations
 import builtins
 import logging
 import re
-import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +31,6 @@ from workflows.engine.step import resolve
 from workflows.engine.view import RunSummary, RunView, view_of
 from workflows.engine.waits import KINDS
 from workflows.log import (
-    BlobRef,
     Blobs,
     Draft,
     Log,
@@ -130,7 +127,6 @@ class Engine:
         if state.over or (state.status == "parked" and not is_due(self._fold, state, self.store.now())):
             return view_of(run_id, state, self.store)
         changes = self._code_changes(run_id, state, code)
-        runtime_env = self._recorded_code(state) if code == "recorded" else None
         expected = state.claim.index if state.claim else None
         failpoint("engine.drive.before-claim")
         claimed = log.append(
@@ -147,10 +143,6 @@ class Engine:
         assert claimed is not None, "a claim is made or refused"
         failpoint("engine.drive.after-claim")
 
-        def connect() -> Mapping[str, Any] | None:
-            self._connect()
-            return runtime_env
-
         def observe(state: RunState) -> None:
             assert observer is not None, "asked for only with an observer"
             observer(view_of(run_id, state, self.store))
@@ -163,8 +155,9 @@ class Engine:
             claimed.epoch,
             bounds=self.bounds,
             pace=self.pace,
-            connect=connect,
+            connect=self._connect,
             observe=observe if observer else None,
+            recorded_code=state.created["bundle"]["sha256"] if code == "recorded" else "",
         )
         runner.drive()
         return view_of(run_id, log.state, self.store)
@@ -453,18 +446,6 @@ class Engine:
             raise CodeChanged(run_id, lines)
         _logger.info("run %s goes on with changed code: %s", run_id, "; ".join(lines))
         return {"code": dict(present), "graph": graph}
-
-    def _recorded_code(self, state: RunState) -> dict[str, Any]:
-        """Unpacks the recorded source and gives the environment in which Ray's workers import it before anything else."""
-        ref = BlobRef(**state.created["bundle"])
-        folder = Path(tempfile.gettempdir()) / f"recorded-code-{ref.sha256[:16]}"
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                archive = self.blobs.fetch(ref, Path(temporary) / "bundle.zip")
-                with zipfile.ZipFile(archive) as opened:
-                    opened.extractall(Path(temporary) / "code")
-                (Path(temporary) / "code").rename(folder)
-        return {"working_dir": str(folder)}
 
 
 def _unfinished(state: RunState) -> builtins.list[str]:

@@ -94,7 +94,9 @@ def connect(state: Path) -> None:
     elif address == "auto":
         raise HeadError("RAY_ADDRESS is 'auto'", "name the address: `auto` may find anybody's Ray")
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        # Workers look for modules where this process does, on top of what the head was started with.
+        job_config = ray.job_config.JobConfig(_py_driver_sys_path=_import_path())
+        ray.init(address=address, log_to_driver=False, configure_logging=False, job_config=job_config)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise HeadError(f"Ray at {address} does not answer", str(error)) from error
 
@@ -179,15 +181,20 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int) -> Head:
 
 def _environment(token_file: Path) -> dict[str, str]:
     """What the head's processes, and so all its workers, see: the project on the import path, the token, no address of another Ray."""
-    paths = [str(Path(entry or ".").resolve()) for entry in sys.path if "site-packages" not in entry]
-    paths = [path for path in paths if Path(path).is_dir() and not path.startswith((sys.base_prefix, sys.prefix))]
     environment = {key: value for key, value in os.environ.items() if key not in {"RAY_ADDRESS", "RAY_AUTH_TOKEN"}}
     return environment | {
         **_head_environment(str(token_file)),
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONPATH": os.pathsep.join(_import_path()),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
     }
+
+
+def _import_path() -> list[str]:
+    """The folders from which this process imports what is not installed."""
+    folders = [str(Path(entry or ".").resolve()) for entry in sys.path if "site-packages" not in entry]
+    own = (sys.base_prefix, sys.prefix)
+    return list(dict.fromkeys(folder for folder in folders if Path(folder).is_dir() and not folder.startswith(own)))
 
 
 def _head_environment(token_file: str) -> dict[str, str]:

@@ -56,7 +56,7 @@ class _Flight:
 class _Tasks:
     """Ray's remote functions, one per shape of resources: making one costs more than calling it."""
 
-    runtime_env: Mapping[str, Any] | None
+    recorded_code: str
     _made: dict[tuple[float, float, int | None], Any] = field(default_factory=dict)
 
     def submit(self, options: Mapping[str, Any], payload: bytes) -> Any:
@@ -71,7 +71,8 @@ class _Tasks:
                 memory=shape[2],
                 max_retries=0,
                 retry_exceptions=False,
-                runtime_env=dict(self.runtime_env) if self.runtime_env else None,
+                # A variable of its own gives it worker processes of its own, in which no present module is loaded yet.
+                runtime_env={"env_vars": {"RECORDED_CODE": self.recorded_code}} if self.recorded_code else None,
             )(run_attempt)
         return self._made[shape].remote(payload)
 
@@ -89,8 +90,9 @@ class Runner:
         *,
         bounds: Bounds,
         pace: Pace,
-        connect: Callable[[], Mapping[str, Any] | None],
+        connect: Callable[[], None],
         observe: Callable[[RunState], None] | None = None,
+        recorded_code: str = "",
     ) -> None:
         """Takes a log whose last claim is this runner's.
 
@@ -102,8 +104,9 @@ class Runner:
             epoch: The claim.
             bounds: How much at a time.
             pace: How fast.
-            connect: Called before the first step is handed to Ray; gives the runtime environment of the workers, or None.
+            connect: Called before the first step is handed to Ray.
             observe: Is shown the state now and then.
+            recorded_code: SHA-256 of the bundle that workers are to run, empty for the present code.
         """
         self._store = store
         self._log = log
@@ -114,6 +117,7 @@ class Runner:
         self._pace = pace
         self._connect = connect
         self._observe = observe
+        self._recorded_code = recorded_code
         self._observed_at = float("-inf")
         self._flights: dict[Any, _Flight] = {}
         self._tasks: _Tasks | None = None
@@ -167,7 +171,8 @@ class Runner:
     def _submit(self, state: RunState, record: Record) -> None:
         for step, attempt in record.data.get("started", ()):
             if self._tasks is None:
-                self._tasks = _Tasks(self._connect())
+                self._connect()
+                self._tasks = _Tasks(self._recorded_code)
             options = state.functions[state.steps[step].node.function]
             payload = pickle.dumps(_fields_of(self._attempt(state, step, attempt, options)), protocol=5)
             reference = self._tasks.submit(options, payload)
@@ -195,6 +200,7 @@ class Runner:
             scope=f"{root}/{state.steps[root].generation + 1}",
             announce=options["queue_s"] is not None or options["attempt_s"] is not None,
             fence_interval_s=self._pace.ttl_s / 3,
+            recorded_code=self._recorded_code,
         )
 
     def _patience(self, state: RunState, now: float, *, idle: bool) -> float:

@@ -5,23 +5,32 @@ A step's own failure is a value, so an exception that reaches the runner means t
 
 from __future__ import annotations
 
+import atexit
+import importlib
+import io
 import json
 import logging
 import os
 import pickle
+import shutil
+import sys
+import tempfile
 import threading
 import time
 import traceback
+import zipfile
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
+from workflows.engine.code import LIBRARY
 from workflows.engine.context import Context
 from workflows.engine.errors import NotImportable, RunOver, StepFailure
 from workflows.engine.graph import capture, is_node, with_results
 from workflows.engine.packing import pack
 from workflows.engine.step import Caught, resolve_step
-from workflows.log import JSON, Blobs, Fenced, LogError, Store, decode, encode, failpoint, open_store
+from workflows.log import JSON, BlobRef, Blobs, Fenced, LogError, Store, decode, encode, failpoint, open_store
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
@@ -47,6 +56,7 @@ class Attempt:
         scope: Path for the steps of a continuation.
         announce: Whether to write down that it has started (a time-out is counted from there).
         fence_interval_s: How often a long attempt checks that its runner still holds the run.
+        recorded_code: SHA-256 of the bundle to import from, empty for the present code.
     """
 
     storage: str
@@ -62,6 +72,7 @@ class Attempt:
     scope: str
     announce: bool
     fence_interval_s: float
+    recorded_code: str
 
 
 @cache
@@ -69,6 +80,23 @@ def storage_of(uri: str) -> tuple[Store, Blobs]:
     """The storage, opened once per process."""
     store = open_store(uri)
     return store, Blobs(store)
+
+
+@cache
+def use_recorded_code(storage: str, sha256: str) -> None:
+    """Lets this process import from a recorded bundle before anything else. The engine itself stays the present one."""
+    _, blobs = storage_of(storage)
+    folder = Path(tempfile.mkdtemp(prefix="recorded-code-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(io.BytesIO(blobs.get(BlobRef(sha256, 0)))) as archive:
+        archive.extractall(folder)
+    sys.path.insert(0, str(folder))
+    for name, module in list(sys.modules.items()):
+        # A package that is loaded already, because the engine is in it, finds its other modules in the bundle.
+        inside = folder.joinpath(*name.split("."))
+        if inside.is_dir() and not name.startswith(LIBRARY):
+            module.__path__ = [str(inside), *module.__path__]
+    importlib.invalidate_caches()
 
 
 def run_attempt(payload: bytes) -> bytes:
@@ -104,6 +132,8 @@ def started_key(run_id: str, step: str, attempt: int) -> str:
 def _outcome(attempt: Attempt, context: Context) -> JSON:
     step: Any = None
     try:
+        if attempt.recorded_code:
+            use_recorded_code(attempt.storage, attempt.recorded_code)
         step = resolve_step(attempt.function)
         args, kwargs = _arguments(attempt, context.blobs)
         if step.wants_context:
