@@ -62,12 +62,62 @@ class PipelineConfig(BaseModel):
 
 def nano() -> PipelineConfig:
     """Thirty bundled pages, two trials, twenty training steps: the same loop in under a minute on a warm Ray."""
-    return _recipe("nano", {})
+    return _recipe(
+        "nano",
+        {
+            "scrape": {"source": "bundled", "max_pages": 40},
+            "version": {"name": "nano", "num_buckets": 4, "heldout_fraction": 0.3},
+            "model": {
+                "vocab_size": 512,
+                "row_length": 128,
+                "hidden_size": 64,
+                "num_layers": 2,
+                "num_heads": 4,
+                "num_kv_heads": 2,
+                "intermediate_size": 128,
+            },
+            "tune": {"num_trials": 2, "max_steps": 5, "grace_steps": 5},
+            "train": {"model_name": "nano", "num_steps": 20, "checkpoint_every_steps": 10},
+            "evaluate": {"min_documents": 5},
+            "deploy": {
+                "alias": "nano",
+                "shadow": False,
+                "weights": [0.5],
+                "min_step_s": 1.0,
+                "min_units": 10,
+                "look_every_s": 1.0,
+                "timeout_s": 120.0,
+                "on_timeout": "promote",
+                "max_failed_rate": 0.3,
+                "replay_prompts": 24,
+                "replay_max_tokens": 8,
+            },
+            "monitor": {"run_length": 100, "min_sessions": 20, "num_bootstraps": 200},
+        },
+    )
 
 
 def tiny() -> PipelineConfig:
     """The default: this Python's own documentation, a small Llama from scratch, minutes on two cores."""
-    return _recipe("tiny", {})
+    return _recipe(
+        "tiny",
+        {
+            "scrape": {"source": "pydoc", "max_pages": 200},
+            "version": {"name": "pydoc"},
+            "tune": {"num_trials": 4, "max_steps": 40, "grace_steps": 10},
+            "train": {"model_name": "tiny", "num_steps": 200},
+            "deploy": {
+                "alias": "tiny",
+                "weights": [0.2, 0.5],
+                "min_step_s": 5.0,
+                "min_units": 20,
+                "look_every_s": 5.0,
+                "timeout_s": 600.0,
+                "max_failed_rate": 0.1,
+                "replay_prompts": 32,
+            },
+        },
+    )
 
 
 def smollm2() -> PipelineConfig:

@@ -65,7 +65,7 @@ class Display:
         now, lines = self._clock(), []
         for step in view.steps:
             status, at = self._shown.get(step.name, ("pending", now))
-            if step.status == status and (status != "running" or now - at < PLAIN_EVERY_S):
+            if step.status in ("blocked", "ready") or step.status == status and (status != "running" or now - at < PLAIN_EVERY_S):
                 continue
             self._shown[step.name] = (step.status, now)
             lines.append(f"{_clock_time(now)} {step.name:<12} {step.status:<10} {_note(step, now)}".rstrip())
