@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from steps.common.embedding import EMBEDDING_MODEL
 from steps.monitor import mmd, scalars, traffic
 from steps.monitor.config import MonitorConfig
+from steps.monitor.detectors import NUM_DETECTORS
 from steps.monitor.reference import Projection, Reference
 from steps.monitor.streams import Floats
 from steps.monitor.traffic import Prompt
 
 MIN_PROMPTS = 15
 """Below that neither a window nor anything held back is left."""
-
-NUM_DETECTORS = 2
-"""Each gets this many times the promised run length, so that together they keep it."""
 
 _SPLIT_SESSIONS = 10  # neighbours that stay on one side when sessions are held back
 _FEW = 200  # sessions from which a single split into reference and held-back is trusted
@@ -46,12 +44,7 @@ def calibrate(config: MonitorConfig, prompts: Sequence[Prompt], vectors: Floats)
         held = _held_back(prompts, rng)
         fits.append((_fit(config, held, names, values, vectors, rng), held))
     careful, held = max(fits, key=lambda fit: fit[0].mmd.factor)
-    if config.engine == "numpy":
-        return careful
-    from steps.monitor.alibi import measured_run_length as by_alibi
-
-    nominal = by_alibi(careful.mmd.points, careful.projection(vectors[held]), config)
-    return replace(careful, mmd=replace(careful.mmd, nominal=nominal, measured=nominal, factor=1.0))
+    return careful if config.engine == "numpy" else _by_alibi(careful, careful.projection(vectors[held]))
 
 
 def _held_back(prompts: Sequence[Prompt], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -100,6 +93,24 @@ def _fit(
         ),
         scalars=scalars.calibrate(names, values[~held], values[held], target=target, window=window, rng=rng),
     )
+
+
+def _by_alibi(reference: Reference, held_back: Floats) -> Reference:
+    """Takes thresholds and measured run length from alibi-detect, whose thresholds nothing corrects."""
+    from steps.monitor.alibi import AlibiDetector
+
+    config, fitted = reference.config, reference.mmd
+    run_length = float(NUM_DETECTORS * config.run_length)
+    detector = AlibiDetector.fit(fitted.points, config, run_length=run_length, window=fitted.window)
+    try:
+        measured = detector.replay(held_back, run_length, config.seed)
+    finally:
+        detector.close()
+    thresholds = np.full(fitted.window, detector.threshold())
+    changed = replace(
+        fitted, thresholds=thresholds, confirm=detector.confirm, factor=1.0, nominal=measured, measured=measured
+    )
+    return replace(reference, mmd=changed)
 
 
 def measured_run_length(reference: Reference) -> float:

@@ -17,6 +17,14 @@ from steps.monitor.mmd import MmdReference, MmdWindow
 from steps.monitor.scalars import ScalarReference, ScalarWindow
 from steps.monitor.streams import Floats
 
+NUM_DETECTORS = 2
+"""Each gets this many times the promised run length, so that together they keep it."""
+
+
+def embedding_detector(engine: str) -> str:
+    """Names the detector of embeddings that an engine brings."""
+    return "prompt_mmd" if engine == "numpy" else f"prompt_{engine.replace('-', '_')}"
+
 
 @dataclass(frozen=True, slots=True)
 class Point:

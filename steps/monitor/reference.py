@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from steps.monitor.config import MonitorConfig
-from steps.monitor.detectors import Detector, MmdDetector, ScalarDetector, Watch
+from steps.monitor.detectors import NUM_DETECTORS, Detector, MmdDetector, ScalarDetector, Watch
 from steps.monitor.mmd import MmdReference
 from steps.monitor.scalars import ScalarReference
 from steps.monitor.streams import Floats
@@ -36,7 +36,7 @@ class Projection:
     @classmethod
     def fit(cls, vectors: Floats, num_components: int) -> Projection:
         """Fits at most a component for every 4 vectors: more would describe these vectors only."""
-        mean: Floats = vectors.mean(0, dtype=np.float32)
+        mean = np.asarray(vectors.mean(0), np.float32)
         kept = max(1, min(num_components, len(vectors) // 4))
         _, _, rows = np.linalg.svd(vectors - mean, full_matrices=False)
         return cls(mean, np.ascontiguousarray(rows[:kept].T))
@@ -103,7 +103,12 @@ class Reference:
         else:
             from steps.monitor.alibi import AlibiDetector
 
-            embeddings = AlibiDetector.fit(self.mmd.points, self.config)
+            embeddings = AlibiDetector.fit(
+                self.mmd.points,
+                self.config,
+                run_length=NUM_DETECTORS * self.config.run_length,
+                window=self.mmd.window,
+            )
         return Watch(embeddings), Watch(ScalarDetector(self.scalars))
 
 

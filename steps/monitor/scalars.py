@@ -154,7 +154,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     order = np.argsort(p, axis=-1)
     stepped = np.take_along_axis(p, order, -1) * np.arange(count, 0, -1)
     stepped = np.minimum(np.maximum.accumulate(stepped, axis=-1), 1.0)
-    adjusted = np.empty_like(stepped)
+    adjusted: NDArray[np.float64] = np.empty_like(stepped)
     np.put_along_axis(adjusted, order, stepped, -1)
     return adjusted
 

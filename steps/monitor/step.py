@@ -19,7 +19,7 @@ from steps.common.outcomes import EntryCount, OutcomeReader
 from steps.common.results import DatasetVersion, MonitorResult, Release
 from steps.monitor.calibration import MIN_PROMPTS, calibrate, limits, measured_run_length
 from steps.monitor.config import MonitorConfig
-from steps.monitor.detectors import MmdDetector, ScalarDetector
+from steps.monitor.detectors import ScalarDetector, embedding_detector
 from steps.monitor.monitor_log import MonitorState, Watched, open_monitor_log
 from steps.monitor.reference import MEDIA_TYPE, Reference
 from steps.monitor.streams import Floats
@@ -148,7 +148,7 @@ def _unwatched(release: Release, reason: str) -> MonitorResult:
 
 def _result(release: Release, watched: Watched, reference: Reference) -> MonitorResult:
     thresholds = {
-        MmdDetector.name: float(reference.mmd.thresholds[-1]),
+        embedding_detector(reference.config.engine): float(reference.mmd.thresholds[-1]),
         ScalarDetector.name: reference.scalars.threshold,
     }
     return MonitorResult(
