@@ -1,9 +1,9 @@
 """Admission: the one place where a run of the loop begins, goes on and ends. The command line and the triggers call it.
 
 A signal is admitted as a run, once per cause; merged into a run that is under way; or suppressed, with the reason. The
-signal log of the alias says which run holds it; the run's journal says where that run stands. No write spans the two: the
-admission carries what is needed to start the run, and `settle` brings the signal log in line with the journal after a
-crash between them.
+signal log of the alias says which run holds it; the run's journal says where that run stands. No write spans the two:
+the admission carries what is needed to start the run, and `settle` brings the signal log in line with the journal after
+a crash between them.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Loop:
         return view
 
     def settle(self, alias: str) -> None:
-        """Brings the signal log in line with the journals: begins what was admitted and never begun, ends what has ended."""
+        """Brings the signal log in line with the journals: begins what was admitted only, ends what has ended."""
         log = self._signals(alias)
         active = log.refresh().active
         if active is None:

@@ -65,7 +65,8 @@ class Display:
         now, lines = self._clock(), []
         for step in view.steps:
             status, at = self._shown.get(step.name, ("pending", now))
-            if step.status in ("blocked", "ready") or step.status == status and (status != "running" or now - at < PLAIN_EVERY_S):
+            told = step.status == status and (status != "running" or now - at < PLAIN_EVERY_S)
+            if told or step.status in ("blocked", "ready"):
                 continue
             self._shown[step.name] = (step.status, now)
             lines.append(f"{_clock_time(now)} {step.name:<12} {step.status:<10} {_note(step, now)}".rstrip())

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def down(storage: str) -> int:
     """Stops the Ray head of a storage's state folder."""
     stopped = stop(state_folder(storage))
-    print(f"stopped {len(stopped)} processes" if stopped else "nothing was running", file=sys.stderr)
+    print("stopped" if stopped else "nothing was running", file=sys.stderr)
     return DONE
 
 

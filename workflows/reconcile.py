@@ -1,0 +1,188 @@
+"""The hands-off part, one loop: `python -m workflows.reconcile [--once]`.
+
+Each round brings the endpoints to what the release logs say, looks for drift, brings the signal logs in line with the
+journals, starts what is due, and takes up runs whose runner has died or whose wait has ended. Every part is idempotent
+and reads its work from the logs, so any number of reconcilers may run, and one that is killed has lost nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
+
+from steps.monitor.scan import Scanner, watched_aliases
+from workflows.api import Loop, NotAdmitted
+from workflows.engine import Engine, EngineError
+from workflows.log import LogError
+from workflows.pipeline import connect, converge_all, released_aliases
+from workflows.run import DONE, FAILED, add_common
+
+INTERVAL_S = 10.0
+MAX_RESUMES = 5
+"""Times a run is taken up without finishing anything before it is given up as dead."""
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What one round did.
+
+    Attributes:
+        converged: Aliases whose endpoint was brought in line.
+        alarms: Drift alarms by alias.
+        started: Runs started from signals.
+        resumed: Runs taken up again.
+        dead: Runs given up.
+        problems: What went wrong, and will be tried again in the next round.
+    """
+
+    converged: tuple[str, ...] = ()
+    alarms: dict[str, int] = field(default_factory=dict)
+    started: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Reconciler:
+    """Does rounds in one storage.
+
+    Args:
+        storage: Storage URI.
+        launch: Drives a run in a process of its own; by default `python -m workflows.run --resume`.
+    """
+
+    def __init__(self, storage: str, *, launch: Callable[[str], subprocess.Popen[bytes]] | None = None) -> None:
+        self._storage = storage
+        self._engine = Engine(storage, connect=lambda: connect(storage))
+        self._loop = Loop(storage, engine=self._engine)
+        self._launch = launch or self._resume
+        self._scanners: dict[str, Scanner] = {}
+        self._driven: dict[str, subprocess.Popen[bytes]] = {}
+
+    def round(self) -> Round:
+        """Does everything that is due now, and waits for none of the runs."""
+        problems: list[str] = []
+        converged = self._attempt("converge", self._converge, problems) or ()
+        alarms = self._attempt("scan", self._scan, problems) or {}
+        started = self._attempt("signals", self._start, problems) or ()
+        resumed, dead = self._attempt("runs", self._take_up, problems) or ((), ())
+        return Round(
+            converged=converged, alarms=alarms, started=started, resumed=resumed, dead=dead, problems=tuple(problems)
+        )
+
+    def wait(self) -> bool:
+        """Waits for the runs that were launched; says whether all of them ended well."""
+        return all(process.wait() == 0 for process in self._driven.values())
+
+    def _converge(self) -> tuple[str, ...]:
+        aliases = released_aliases(self._engine.store)
+        if aliases:
+            connect(self._storage)
+            converge_all(self._storage, aliases)
+        return tuple(aliases)
+
+    def _scan(self) -> dict[str, int]:
+        alarms = {}
+        for alias in watched_aliases(self._engine.store):
+            scanner = self._scanners.setdefault(alias, Scanner(self._engine.store, alias))
+            alarms[alias] = len(scanner.scan().alarms)
+        return alarms
+
+    def _start(self) -> tuple[str, ...]:
+        started = []
+        for alias in self._loop.aliases():
+            self._loop.settle(alias)
+            try:
+                begun = self._loop.start_due(alias)
+            except NotAdmitted as error:
+                logger.info("%s: %s", alias, error)
+                continue
+            if begun is not None and not begun.merged:
+                started.append(begun.run_id)
+        return tuple(started)
+
+    def _take_up(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        self._driven = {run_id: process for run_id, process in self._driven.items() if process.poll() is None}
+        resumed, dead = [], []
+        for run_id in self._engine.due():
+            if run_id in self._driven:
+                continue
+            if self._engine.give_up(run_id, max_resumes=MAX_RESUMES):
+                dead.append(run_id)
+            else:
+                self._driven[run_id] = self._launch(run_id)
+                resumed.append(run_id)
+        return tuple(resumed), tuple(dead)
+
+    def _resume(self, run_id: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "workflows.run", "--resume", run_id, "--storage", self._storage, "--json"]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def _attempt(self, part: str, work: Callable[[], T], problems: list[str]) -> T | None:
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - one part must not keep the others from their work; it is reported and tried again
+            logger.warning("%s: %s: %s", part, type(error).__name__, error)
+            problems.append(f"{part}: {type(error).__name__}: {error}")
+            return None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m workflows.reconcile", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--once", action="store_true", help="one round, then wait for the runs that it took up")
+    made.add_argument(
+        "--interval-s", type=float, default=INTERVAL_S, help="seconds between rounds (default: %(default)s)"
+    )
+    add_common(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line says and returns the exit code."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=os.environ.get("EVERLOOP_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        reconciler = Reconciler(arguments.storage)
+    except (EngineError, LogError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    while True:
+        done = reconciler.round()
+        _say(done, arguments.json)
+        if arguments.once:
+            well = reconciler.wait()
+            return DONE if well and not done.problems else FAILED
+        if stop.wait(arguments.interval_s):
+            return DONE
+
+
+def _say(done: Round, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(done)), flush=True)
+        return
+    for word, runs in (("started", done.started), ("took up", done.resumed), ("gave up", done.dead)):
+        for run_id in runs:
+            print(f"{word} {run_id}", flush=True)
+    for alias, count in done.alarms.items():
+        if count:
+            print(f"{count} drift alarms for {alias}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
