@@ -61,7 +61,7 @@ class DeployConfig(BaseModel):
 
     alias: str = Field(
         default="everloop",
-        pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$",
+        pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$",
         description="Public model name that clients ask for.",
     )
     serving: ServingConfig = Field(default_factory=ServingConfig, description="How models are served.")

@@ -63,7 +63,7 @@ def converge(storage: str, alias: str, *, on_wait: Callable[[str], None] | None 
     Ray must be connected.
 
     Args:
-        storage: URI of the storage.
+        storage: URI of the storage, or a plain path.
         alias: The public model name.
         on_wait: Told, while it waits, what it waits for.
 
@@ -73,6 +73,8 @@ def converge(storage: str, alias: str, *, on_wait: Callable[[str], None] | None 
     """
     began = time.monotonic()
     store = open_store(storage)
+    # Names carry a hash of the storage: a plain path and its URI must give the same one.
+    storage = store.uri
     state = open_release_log(store, alias).refresh()
     serving = ServingConfig(**state.serving)
     wanted = {application_name(storage, alias, model.version): model for model in state.wanted()}
@@ -199,10 +201,12 @@ def _router_application(storage: str, serving: ServingConfig) -> Any:
     return deployment.bind(storage)
 
 
-def _lifecycle(serving: ServingConfig) -> Mapping[str, float]:
+def _lifecycle(serving: ServingConfig) -> Mapping[str, Any]:
     return {
         "graceful_shutdown_timeout_s": serving.drain_s,
         "graceful_shutdown_wait_loop_s": 0.2,
+        # A storage that was away for a moment gets a second chance; a model that cannot be loaded gets no third.
+        "max_constructor_retry_count": 2,
         # A dead replica is noticed within a second; a busy one has half a minute to say that it lives.
         "health_check_period_s": 1.0,
         "health_check_timeout_s": 30.0,

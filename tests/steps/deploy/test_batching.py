@@ -137,9 +137,7 @@ def test_what_does_not_fit_the_context_is_refused_with_the_field(
 
 def test_a_cancelled_request_makes_room_for_the_next(engine: BatchEngine) -> None:
     dropped: queue.Queue[Any] = queue.Queue()
-    cancels = [
-        engine.submit(Generation(request_id=str(n), prompt="x", temperature=0), dropped.put) for n in range(4)
-    ]
+    cancels = [engine.submit(Generation(request_id=str(n), prompt="x", temperature=0), dropped.put) for n in range(4)]
     for cancel in cancels:
         cancel()
     assert collect(ask(engine, "next", max_tokens=2, temperature=0))

@@ -122,7 +122,9 @@ def wait_until(condition: Callable[[], Any], what: str, limit_s: float = 120) ->
 
 
 @pytest.fixture(scope="module")
-def served(ray_head: str, tmp_path_factory: pytest.TempPathFactory, save_model_folder: Callable[..., Path]) -> Iterator[Served]:
+def served(
+    ray_head: str, tmp_path_factory: pytest.TempPathFactory, save_model_folder: Callable[..., Path]
+) -> Iterator[Served]:
     from ray import serve
 
     folder = tmp_path_factory.mktemp("serving")
@@ -156,6 +158,10 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def wait_for(self, num_answers: int) -> None:
+        wanted = len(self.answers) + num_answers
+        wait_until(lambda: len(self.answers) >= wanted, f"{num_answers} more answers")
 
     def _ask(self, client: int) -> None:
         number = 0
@@ -230,7 +236,6 @@ def open_store_of(served: Served) -> Any:
 
 
 def replica_ids() -> set[str]:
-    import ray
     from ray.serve.context import _get_global_client
 
     details = _get_global_client().get_serve_details()
@@ -271,12 +276,12 @@ def test_twenty_weight_changes_break_no_stream_and_keep_the_replicas(served: Ser
     before = replica_ids()
     with Load(served, 6, {"stream": True, "max_tokens": 60, "temperature": 0.5}) as load:
         for step in range(1, 21):
-            wait_until(lambda done=len(load.answers): len(load.answers) > done + 2, "answers")
+            load.wait_for(2)
             log.append(
                 releases.set_weight("weights", epoch=1, step=step, stage="canary", weight=0.05 + step * 0.03, at=0.0)
             )
             follow_now(served.storage, ALIAS)
-        wait_until(lambda done=len(load.answers): len(load.answers) > done + 10, "answers at the last weight")
+        load.wait_for(10)
     assert {status for status, _, _ in load.answers} == {200}
     assert all(body.endswith(b"data: [DONE]\n\n") for _, _, body in load.answers)
     assert {variant for _, variant, _ in load.answers} == {"champion", "canary"}
@@ -301,8 +306,7 @@ def test_a_sabotaged_challenger_is_rolled_back_and_no_client_notices(served: Ser
         number = 0
         while not rollout.done and number < 60:
             number += 1
-            done = len(load.answers)
-            wait_until(lambda done=done: len(load.answers) > done + 10, "answers")
+            load.wait_for(10)
             rollout = look(CONFIG, rollout, None, served.ctx(f"sabotage-{number}"))
     release = finish(CONFIG, rollout, served.ctx("sabotage-end"))
     assert (release.state, release.champion, release.challenger) == ("rolled_back", "1", "3")
@@ -323,12 +327,11 @@ def test_a_challenger_that_cannot_be_loaded_is_rolled_back_at_once(served: Serve
 def test_a_killed_replica_of_the_champion_costs_time_and_no_request(served: Served) -> None:
     application = application_name(served.storage, ALIAS, "1")
     with Load(served, 3) as load:
-        wait_until(lambda: len(load.answers) > 5, "answers")
+        load.wait_for(5)
         pid = pid_of(application)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: status_of(application) == "RUNNING" and pid_of(application) != pid, "a new replica")
-        done = len(load.answers)
-        wait_until(lambda: len(load.answers) > done + 10, "answers of the new replica")
+        load.wait_for(10)
     assert {status for status, _, _ in load.answers} == {200}
 
 

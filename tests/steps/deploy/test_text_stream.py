@@ -29,7 +29,11 @@ def test_the_parts_join_to_the_text(text: str) -> None:
     assert "".join(stream(text)[0]) == text
 
 
-@given(st.text(st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), min_size=1).filter(lambda t: HALF_CHARACTER not in t))
+@given(
+    st.text(st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), min_size=1).filter(
+        lambda t: HALF_CHARACTER not in t
+    )
+)
 def test_no_part_holds_half_a_character(text: str) -> None:
     assert not any(HALF_CHARACTER in part for part in stream(text)[0])
 

@@ -1,0 +1,103 @@
+"""Brings the endpoint up as the release logs say, and keeps it so: `python -m workflows.serve [--once]`.
+
+Takes a storage, gives the endpoint's URL. Needs no run: after a lost machine this alone makes the champion answer
+again. Safe to repeat, and to run beside a run or the reconciler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from steps.deploy import Endpoint, converge
+from steps.deploy.errors import DeployError
+from workflows.engine.errors import EngineError
+from workflows.engine.head import connect, state_folder
+from workflows.log import LogError, list_logs, open_store
+
+INTERVAL_S = 10.0
+"""Time between two convergences: a lost replica is replaced by Serve, a lost head by this."""
+
+DEFAULT_STORAGE = "everloop-state/storage"
+"""The same as that of `workflows.run`."""
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        aliases = [options.alias] if options.alias else released_aliases(options.storage)
+        if not aliases:
+            print(f"nothing is released in {options.storage}: run `python -m workflows.run` first", file=sys.stderr)
+            return WRONG_USE
+        return _serve(options.storage, aliases, once=options.once, as_json=options.json, stop=stop)
+    except (DeployError, EngineError, LogError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return FAILED
+
+
+def released_aliases(storage: str) -> list[str]:
+    """Gives the public model names that a storage knows."""
+    return [name.removeprefix("releases/") for name in list_logs(open_store(storage), "releases/")]
+
+
+def serve_once(storage: str, aliases: Sequence[str]) -> list[Endpoint]:
+    """Connects to Ray, starting a head of our own if there is none, and converges each alias."""
+    uri = open_store(storage).uri
+    connect(state_folder(uri))
+    return [converge(uri, alias) for alias in aliases]
+
+
+def _serve(storage: str, aliases: Sequence[str], *, once: bool, as_json: bool, stop: threading.Event) -> int:
+    shown: set[str] = set()
+    while not stop.is_set():
+        try:
+            for endpoint in serve_once(storage, aliases):
+                if once or endpoint.started or endpoint.removed or endpoint.url not in shown:
+                    _show(endpoint, as_json=as_json)
+                shown.add(endpoint.url)
+        except (DeployError, EngineError, LogError, OSError) as error:
+            if once:
+                raise
+            logger.warning("not converged, trying again in %g s: %s", INTERVAL_S, error)
+        if once:
+            return DONE
+        stop.wait(INTERVAL_S)
+    return INTERRUPTED
+
+
+def _show(endpoint: Endpoint, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(endpoint)), flush=True)
+        return
+    champion = f"version {endpoint.champion}" if endpoint.champion else "no version released yet"
+    print(f"endpoint {endpoint.url}  ({champion}, converged in {endpoint.seconds:.1f} s)", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workflows.serve", description="Brings the endpoint up.")
+    storage = os.environ.get("EVERLOOP_STORAGE", DEFAULT_STORAGE)
+    parser.add_argument("--storage", default=storage, metavar="URI", help="file:// or s3:// (default: %(default)s)")
+    parser.add_argument("--alias", help="public model name; all of the storage when not given")
+    parser.add_argument("--once", action="store_true", help="converge once and end; the endpoint stays")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
