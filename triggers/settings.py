@@ -30,7 +30,7 @@ class Settings(BaseModel):
     policies: tuple[Path, ...] = Field((), description="Folders of policies; by default those of the project.")
     webhook_secrets: Mapping[str, tuple[SecretStr, ...]] = Field(
         default_factory=dict,
-        description="Standard Webhooks secrets by sender (`Service::n8n`): the current one, in a rotation the old one too.",
+        description="Standard Webhooks secrets by sender (`Service::n8n`); in a rotation the old one stands second.",
     )
     max_body_bytes: int = Field(
         1_048_576, ge=1024, description="Larger requests are refused with 413 before they are read."

@@ -17,8 +17,8 @@ json_values = st.recursive(
     max_leaves=12,
 )
 FIELDS = [
-    "recipe", "overrides", "reason", "from_step", "decision", "version", "alerts", "Records", "alias", "ref", "commit", "status", "labels",
-    "startsAt", "fingerprint", "s3", "bucket", "object", "eventName",
+    "recipe", "overrides", "reason", "from_step", "decision", "version", "alerts", "Records", "alias", "ref", "commit",
+    "status", "labels", "startsAt", "fingerprint", "s3", "bucket", "object", "eventName",
 ]  # fmt: skip
 near_bodies = st.dictionaries(
     st.sampled_from(FIELDS),

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -364,15 +362,14 @@ class TestReload:
         assert authorizer.reload_error is None
 
 
-def test_a_decision_takes_less_than_200_microseconds(authorizer: Authorizer) -> None:
-    """The median of the best of several rounds: the machine may be busy. Measured: about 110."""
+def test_a_decision_takes_less_than_200_microseconds_of_processor_time(authorizer: Authorizer) -> None:
+    """The best of several rounds, and not the wall's clock: the machine may be busy. Measured: about 110."""
 
-    def rounds() -> Iterator[float]:
-        for _ in range(5):
-            started = time.perf_counter()
-            for _ in range(200):
-                authorizer.decide(PRINCIPALS["viewer"], "read_run", RUN)
-            yield (time.perf_counter() - started) / 200
+    def round_s() -> float:
+        started = time.thread_time()
+        for _ in range(200):
+            authorizer.decide(PRINCIPALS["viewer"], "read_run", RUN)
+        return (time.thread_time() - started) / 200
 
-    times = list(rounds())
-    assert min(times) < 200e-6, f"{statistics.median(times) * 1e6:.0f} us"
+    times = [round_s() for _ in range(8)]
+    assert min(times) < 200e-6, [f"{seconds * 1e6:.0f} us" for seconds in times]

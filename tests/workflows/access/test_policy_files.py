@@ -93,16 +93,17 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
         load_policies(folders)
 
 
-@given(st.lists(st.sampled_from(['"', "\\", ";", "//", "\n", "a", " "]), max_size=40))
-def test_cutting_loses_nothing_but_space_and_comments(parts: list[str]) -> None:
-    text = "".join(parts)
-    at = 0
-    for statement in _statements(Path("x"), text):
-        assert (
-            statement.text == statement.text.strip(" \n")
-            or statement.text.endswith(" ")
-            or statement.text.endswith("\n")
-        )
-        at = text.index(statement.text, at)
-        assert statement.line == text.count("\n", 0, at) + 1
-        at += len(statement.text)
+comments = st.text(st.sampled_from('a"; \\/{'), max_size=12).map(lambda text: f"//{text}\n")
+literals = st.text(st.sampled_from("a; /{}"), max_size=8) | st.sampled_from(['\\"', "\\\\", '\\";\\"', "//", "\\n"])
+
+
+@given(st.lists(st.tuples(st.lists(comments | st.sampled_from([" ", "\n"]), max_size=4), literals), max_size=5))
+def test_each_policy_is_cut_out_where_it_stands(parts: list[tuple[list[str], str]]) -> None:
+    text, expected = "", []
+    for between, literal in parts:
+        text += "".join(between)
+        policy = f'@id("p") // "; \npermit (principal, action, resource) when {{ "{literal}" == "x" }};'
+        expected.append((text.count("\n") + 1, policy))
+        text += policy
+    found = [(statement.line, statement.text) for statement in _statements(Path("x"), text + "// the end; ")]
+    assert found == expected
