@@ -1,4 +1,3 @@
-
 """What can go wrong below the log. Every error pickles, so that Ray carries it from worker to runner.
 
 LogError

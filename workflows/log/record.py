@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from workflows.log.errors import CorruptRecord, InvalidRecord, UnsupportedFormat
 
@@ -112,7 +112,7 @@ def seal(log: str, record: Record) -> bytes:
         "notify": notify,
     }
     try:
-        data = json.dumps(fields, separators=(",", ":"), allow_nan=False, default=_plain).encode("ascii")
+        data = _ENCODER.encode(fields).encode("ascii")
     except ValueError as error:  # An integer of more digits than Python prints.
         raise InvalidRecord(log, record.kind, str(error)) from error
     if len(data) > MAX_RECORD_BYTES:
@@ -165,16 +165,21 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__qualname__} is no JSON")
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
 def _not_json(value: object, path: str, depth: int) -> str | None:  # noqa: PLR0911 - one a type
     """Why a value is no JSON that comes back as it was, or None."""
-    if value is None or isinstance(value, str | bool | int):
+    cls = type(value)
+    if cls is str or cls is int or cls is bool or value is None:  # Most are, and this is passed at every append.
         return None
     if isinstance(value, float):
         return None if math.isfinite(value) else f"{path} is {value}, not a finite number"
     if depth > MAX_DEPTH:
         return f"{path} is nested deeper than {MAX_DEPTH}"
-    if isinstance(value, Mapping):
-        for key, item in value.items():
+    if cls is dict or isinstance(value, Mapping):
+        mapping = cast(Mapping[Any, Any], value)
+        for key, item in mapping.items():
             if type(key) is not str:
                 return f"{path} has the key {key!r}, which is no string"
             if (reason := _not_json(item, f"{path}.{key}", depth + 1)) is not None:
@@ -185,4 +190,4 @@ def _not_json(value: object, path: str, depth: int) -> str | None:  # noqa: PLR0
             if (reason := _not_json(item, f"{path}[{number}]", depth + 1)) is not None:
                 return reason
         return None
-    return f"{path} is a {type(value).__qualname__}, not JSON"
+    return None if isinstance(value, str | int) else f"{path} is a {cls.__qualname__}, not JSON"

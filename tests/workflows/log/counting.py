@@ -70,8 +70,8 @@ def close(state: Account) -> Draft | None:
 class MemoryStore:
     """A store in memory. `faults` says what becomes of the n-th create.
 
-    `lost`: written, no answer. `failed`: not written, no answer. `late`: no answer, and written by itself some operations
-    later, unless the key is taken by then.
+    `lost`: written, no answer. `failed`: not written, no answer. `late`: no answer, and written by itself
+    a little later, unless the key is taken by then.
     """
 
     uri: str = "memory://"

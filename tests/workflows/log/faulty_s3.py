@@ -18,8 +18,8 @@ Action = Literal["apply-500", "apply-drop", "fail-503", "drop", "hang", "full-50
 class Fault:
     """Meets the requests of a method whose path contains a text, `times` of them.
 
-    `apply-*` does what was asked and loses the answer; `fail-503`, `drop` and `full-507` do nothing; `hang` does nothing
-    until the client gave up;
+    `apply-*` does what was asked and loses the answer; `fail-503`, `drop` and `full-507` do nothing; `hang` does
+    nothing until the client gave up;
     `lie` reports success where the condition was not met.
     """
 

@@ -215,10 +215,12 @@ ALIGNED = np.zeros(3, dtype=np.dtype([("a", "i1"), ("b", "i8")], align=True))
 @pytest.mark.parametrize(
     "array",
     [
-        np.arange(10), np.zeros((0, 3)), np.array(5.0), np.arange(12).reshape(3, 4).T, np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.arange(20)[::3], np.array([True, False]), np.array(["a", "bcd"]), np.array([b"a"]), np.array([1 + 2j]),
-        np.array(["2026-01-01"], dtype="datetime64[D]"), np.array([1, 2], dtype=">i4"), np.array([np.nan, np.inf], dtype=np.float16),
-        STRUCTURED, ALIGNED, np.zeros((2, 3, 4))[:, 1],
+        np.arange(10), np.zeros((0, 3)), np.array(5.0), np.arange(12).reshape(3, 4).T,
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(20)[::3], np.array([True, False]), np.array(["a", "bcd"]),
+        np.array([b"a"]), np.array([1 + 2j]),
+        np.array(["2026-01-01"], dtype="datetime64[D]"), np.array([1, 2], dtype=">i4"),
+        np.array([np.nan, np.inf], dtype=np.float16), STRUCTURED, ALIGNED, np.zeros((2, 3, 4))[:, 1],
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )  # fmt: skip
@@ -292,7 +294,8 @@ def test_tensors_come_back(blobs: Blobs) -> None:
 
 def test_big_libraries_are_not_imported_for_small_values() -> None:
     program = (
-        "import sys; from workflows.log import *; from tests.workflows.log.counting import MemoryStore; b = Blobs(MemoryStore());"
+        "import sys; from workflows.log import *; from tests.workflows.log.counting import MemoryStore;"
+        "b = Blobs(MemoryStore());"
         "assert decode(encode({'a': (1, b'x')}, b), b) == {'a': (1, b'x')};"
         "print([name for name in ('numpy', 'pyarrow', 'torch', 'pydantic', 'obstore', 'ray') if name in sys.modules])"
     )

@@ -227,6 +227,22 @@ def test_errors_that_no_repetition_heals_are_raised_at_once() -> None:
     assert store.num_creates == 1
 
 
+def test_a_slot_that_is_said_to_be_taken_and_is_free_is_written_again() -> None:
+    """S3 answers 409 to the loser of two conditional writes at once, even if the winner then fails."""
+
+    class Conflicting(MemoryStore):
+        def create(self, key: str, data: bytes) -> None:
+            self.num_creates += 1
+            if self.num_creates == 1:
+                raise AlreadyExists(self.uri, key)
+            super().create(key, data)
+
+    log = Log(Conflicting(), "l", Ledger())
+
+    assert log.append(move("a", 1)) is not None
+    assert log.verify().length == 1
+
+
 def test_an_error_after_the_write_is_no_error() -> None:
     class Grudging(MemoryStore):
         def create(self, key: str, data: bytes) -> None:
