@@ -101,13 +101,12 @@ class Project:
         """A zip of the project: whole packages, with the data files in them, as far as these functions reach. Equal files, equal bytes."""
         files: dict[str, Path] = {}
         modules = set().union(*(self.closure(address.partition(":")[0]) for address in addresses))
-        for module in modules:
-            file = self.file(module)
-            root = next(root for root in self.roots if file is not None and file.is_relative_to(root))
-            top = root / module.split(".", maxsplit=1)[0]
-            for found in sorted(_files_below(top)) if top.is_dir() else [file]:
-                if found is not None:
-                    files[found.relative_to(root).as_posix()] = found
+        for package in {module.partition(".")[0] for module in modules}:
+            file = self.file(package)
+            assert file is not None, "a closure holds the packages around its modules"
+            root = next(root for root in self.roots if file.is_relative_to(root))
+            for found in _files_below(root / package) if (root / package).is_dir() else [file]:
+                files[found.relative_to(root).as_posix()] = found
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, file in sorted(files.items()):
