@@ -105,7 +105,13 @@ class Loop:
         """
         run_id = run_id or _new_run_id()
         found = self.signal(config, "manual", window=run_id)
-        return self.start(config, found, run_id=run_id, override_by=by or getpass.getuser())
+        begun = self.start(config, found, run_id=run_id, override_by=by or getpass.getuser())
+        if begun.run_id != run_id:
+            log = self._signals(config.deploy.alias)
+            raise NotAdmitted(f"run {begun.run_id} has just begun", _advice("active_run", log.refresh()))
+        if begun.merged:
+            self.engine.start(build, config, run_id=run_id)
+        return begun
 
     def start(
         self,

@@ -79,28 +79,26 @@ def table(view: RunView, now: float) -> Table:
     for column in ("", "step", "progress", "time", "left", ""):
         grid.add_column(column)
     for step in view.steps:
-        bar = ProgressBar(total=step.progress.total, completed=step.progress.done, width=20) if _moving(step) else ""
-        grid.add_row(
-            MARKS.get(step.status, ""),
-            step.name,
-            bar,
-            _duration(_seconds(step, now)),
-            _duration(remaining_s(step, now)),
-            _message(step),
-        )
+        share = _share(step)
+        bar = "" if share is None else ProgressBar(total=1.0, completed=share, width=20)
+        taken, left = _duration(_seconds(step, now)), _duration(remaining_s(step, now))
+        grid.add_row(MARKS.get(step.status, ""), step.name, bar, taken, left, _message(step))
     return grid
 
 
 def remaining_s(step: StepView, now: float) -> float | None:
     """Estimates the seconds left of a running step from its progress so far, or None where nothing can be said."""
-    taken = _seconds(step, now)
-    if not _moving(step) or taken is None or step.progress.done <= 0:
+    taken, share = _seconds(step, now), _share(step)
+    if taken is None or not share:
         return None
-    return taken * max(step.progress.total - step.progress.done, 0) / step.progress.done
+    return taken * (1 - share) / share
 
 
-def _moving(step: StepView) -> bool:
-    return step.status == "running" and step.progress is not None and step.progress.total > 0
+def _share(step: StepView) -> float | None:
+    """The part of a running step that is done, 0 to 1, or None where it does not say."""
+    if step.status != "running" or step.progress is None or step.progress.total <= 0:
+        return None
+    return min(max(step.progress.done / step.progress.total, 0.0), 1.0)
 
 
 def _seconds(step: StepView, now: float) -> float | None:
@@ -111,7 +109,7 @@ def _seconds(step: StepView, now: float) -> float | None:
 
 def _message(step: StepView) -> str:
     if step.error:
-        return step.error.message.splitlines()[0][:100]
+        return step.error.message.splitlines()[0][:100] if step.error.message else step.error.type
     if step.progress is None or step.status != "running":
         return f"attempt {step.attempts}" if step.attempts > 1 else ""
     numbers = " ".join(f"{name} {value:.4g}" for name, value in step.progress.metrics.items())
@@ -119,13 +117,14 @@ def _message(step: StepView) -> str:
 
 
 def _note(step: StepView, now: float) -> str:
-    parts = [_duration(_seconds(step, now))]
-    if _moving(step):
-        parts.append(f"{step.progress.done / step.progress.total:.0%}")
-    left = remaining_s(step, now)
-    if left is not None:
-        parts.append(f"{_duration(left)} left")
-    return "  ".join(part for part in (*parts, _message(step)) if part)
+    share, left = _share(step), remaining_s(step, now)
+    parts = [
+        _duration(_seconds(step, now)),
+        "" if share is None else f"{share:.0%}",
+        "" if left is None else f"{_duration(left)} left",
+        _message(step),
+    ]
+    return "  ".join(part for part in parts if part)
 
 
 def _duration(seconds: float | None) -> str:

@@ -111,7 +111,7 @@ def _verify(engine: Engine, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_plain(found)))
     else:
-        print(f"{found.length} records are whole" if found.ok else f"record {found.bad_index}: {found.reason}")
+        print(f"{found.length} records are whole" if found.ok else f"record {found.first_bad}: {found.reason}")
     return DONE if found.ok else FAILED
 
 

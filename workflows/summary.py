@@ -135,7 +135,7 @@ def _scores(model: ModelVersion | None, evaluation: Evaluation | None) -> dict[s
 def _looks(store: Store, release: Release | None) -> list[dict[str, float]]:
     if release is None or release.rollout_id is None:
         return []
-    looks = []
+    looks: list[dict[str, float]] = []
     weight = 0.0
     for record in open_release_log(store, release.alias).records():
         if record.data.get("rollout_id") != release.rollout_id:

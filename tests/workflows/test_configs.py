@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_a_missing_file_and_an_unknown_recipe_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="missing.toml"):
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
         load(None, tmp_path / "missing.toml", [])
     with pytest.raises(ConfigError, match="'huge'"):
         load("huge", None, [])

@@ -239,13 +239,36 @@ def _processes_below(temp_dir: Path) -> dict[str, int]:
     return found
 
 
+def _descendants(processes: Mapping[str, int]) -> dict[str, int]:
+    """Start time by pid of all children, and theirs."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(folder.name))
+    found: dict[str, int] = {}
+    stack = [int(pid) for pid in processes]
+    while stack:
+        for pid in children.get(stack.pop(), ()):
+            at = start_time(pid)
+            if at is not None and str(pid) not in found:
+                found[str(pid)] = at
+                stack.append(pid)
+    return found
+
+
 def _stop_recorded(state: Path) -> bool:
     try:
         head = Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return False
-    # Ray's agents restart under other pids, so those that name the head's own folder belong to it too.
-    stopped = _end({**head.processes, **_processes_below(Path(head.temp_dir))})
+    # Ray's agents restart under other pids, so those that name the head's own folder belong to it too; so do workers below them.
+    own = {pid: at for pid, at in head.processes.items() if start_time(int(pid)) == at}
+    own |= _processes_below(Path(head.temp_dir))
+    stopped = _end({**own, **_descendants(own)})
     (state / "ray.json").unlink()
     if head.temp_dir.startswith("/tmp/el-"):  # noqa: S108 - only what `_start` made
         shutil.rmtree(head.temp_dir, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def render(
     from jinja2 import Environment, StrictUndefined
 
     parts: list[Section] = []
-    drawers = {
+    drawers: dict[str, Callable[[Any], Section]] = {
         "scrape": sections.crawl,
         "validate": sections.cleaning,
         "version": sections.dataset,

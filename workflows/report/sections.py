@@ -83,8 +83,8 @@ def training(result: ModelVersion, curve: Sequence[Mapping[str, float]]) -> Sect
     """The loss curve against the unigram baseline."""
     return Section(
         title=f"Model {result.name} v{result.version}",
-        lead=f"{result.num_parameters / 1e6:.2f} M weights, {result.num_tokens:,} tokens in {result.num_steps:,} steps, "
-        f"{result.seconds:.0f} s.",
+        lead=f"{result.num_parameters / 1e6:.2f} M weights, {result.num_tokens:,} tokens in "
+        f"{result.num_steps:,} steps; {result.seconds:.0f} s.",
         pictures=(charts.curve(curve, result.unigram_loss, result.heldout_loss),),
         facts=(
             ("trained on", f"{result.dataset} ({result.dataset_digest[:12]})"),
@@ -144,8 +144,8 @@ def monitoring(result: MonitorResult) -> Section:
     """The drift reference and its promise."""
     return Section(
         title="Drift reference",
-        lead=f"One false alarm in {result.run_length:,.0f} prompts promised, {result.measured_run_length:,.0f} measured on "
-        "held-back traffic.",
+        lead=f"One false alarm in {result.run_length:,.0f} prompts promised, "
+        f"{result.measured_run_length:,.0f} measured on held-back traffic.",
         facts=(
             ("reference", f"{result.num_reference:,} prompts"),
             *((f"threshold of {name}", f"{value:.4g}") for name, value in result.detectors.items()),

@@ -1,0 +1,97 @@
+"""Admission: once per cause, one run at a time, and nothing lost between the signal log and the journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steps.common import signals
+from steps.common.signals import open_signal_log
+from workflows.api import Loop, NotAdmitted
+from workflows.configs import PipelineConfig, load
+from workflows.engine import RunMismatch
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Loop:
+    return Loop(f"file://{tmp_path}/storage")
+
+
+@pytest.fixture
+def config() -> PipelineConfig:
+    return load("nano", None, [])
+
+
+def test_a_run_asked_for_by_hand_gets_a_journal_and_holds_the_alias(loop: Loop, config: PipelineConfig) -> None:
+    begun = loop.start_by_hand(config, by="ada")
+
+    view = loop.engine.view(begun.run_id)
+    active = open_signal_log(loop.engine.store, "nano").refresh().active
+    assert (view.status, begun.merged) == ("pending", False)
+    assert active is not None
+    assert (active.run_id, active.override_by, active.started) == (begun.run_id, "ada", True)
+    assert view.cause["source"] == "manual"
+
+
+def test_the_same_id_with_the_same_inputs_attaches_and_with_others_is_refused(
+    loop: Loop, config: PipelineConfig
+) -> None:
+    loop.start_by_hand(config, run_id="mine")
+
+    assert loop.start_by_hand(config, run_id="mine").run_id == "mine"
+    with pytest.raises(RunMismatch, match="num_trials"):
+        loop.start_by_hand(load("nano", None, ["tune.num_trials=3"]), run_id="mine")
+
+
+def test_a_second_run_is_refused_while_one_holds_the_alias_and_told_what_to_do(
+    loop: Loop, config: PipelineConfig
+) -> None:
+    first = loop.start_by_hand(config)
+    signals.advanced(open_signal_log(loop.engine.store, "nano"), first.run_id, "training")
+
+    with pytest.raises(NotAdmitted, match=f"--resume {first.run_id}"):
+        loop.start_by_hand(config)
+
+
+def test_one_cause_starts_one_run_however_often_it_comes(loop: Loop, config: PipelineConfig) -> None:
+    found = loop.signal(config, "alert", window="2026-01-01T00")
+
+    begun = [loop.start(config, found) for _ in range(50)]
+
+    assert len({each.run_id for each in begun}) == 1
+    assert [each.merged for each in begun] == [False] + [True] * 49
+    assert len(loop.engine.list()) == 1
+
+
+def test_a_crash_between_admission_and_journal_is_made_good(loop: Loop, config: PipelineConfig) -> None:
+    found = loop.signal(config, "schedule", window="noon")
+    log = open_signal_log(loop.engine.store, "nano")
+    request = {"config": config.model_dump(mode="json", by_alias=True)}
+    admitted = signals.admit(log, found, config.signals, now=loop.engine.store.now(), request=request)
+    assert isinstance(admitted, signals.Admitted)
+    assert loop.engine.list() == []
+
+    loop.settle("nano")
+
+    assert [run.run_id for run in loop.engine.list()] == [admitted.run_id]
+    assert loop.engine.config(admitted.run_id) == config
+
+
+def test_a_cancelled_run_gives_the_alias_back(loop: Loop, config: PipelineConfig) -> None:
+    first = loop.start_by_hand(config)
+    loop.engine.cancel(first.run_id)
+
+    second = loop.start_by_hand(config)
+
+    assert second.run_id != first.run_id
+    past = open_signal_log(loop.engine.store, "nano").refresh().run_of(first.run_id)
+    assert past is not None
+    assert past.outcome == "cancelled"
+
+
+def test_a_waiting_signal_without_a_champion_starts_nothing(loop: Loop, config: PipelineConfig) -> None:
+    log = open_signal_log(loop.engine.store, "nano")
+    signals.raise_signal(log, loop.signal(config, "drift", window="w1"), now=loop.engine.store.now())
+
+    assert loop.start_due("nano") is None
