@@ -8,7 +8,8 @@ every URL, seed, link or redirect, passes three gates:
    addresses, so that a second answer of the DNS (rebinding) is never asked for.
 3. `AddressPolicy.socket_factory`: the last look at the address itself, right before the socket exists.
 
-The sources that the step serves itself have names below `.localhost` (RFC 6761) and are reached by `routes`, not by DNS.
+The sources that the step serves itself have names below `.localhost` (RFC 6761) and are reached by `routes`, not by
+DNS.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class AddressPolicy:
     routes: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def check_url(self, url: str) -> URL:
-        """Returns the URL as it will be asked for; the same object goes to the HTTP client, so no second parser is fooled.
+        """Returns the URL as it will be asked for; the same object goes to the HTTP client, so no second parser is
+        fooled.
 
         Raises:
             AddressRefusedError: It is no plain web address, or its host is an address that is not allowed.
@@ -162,7 +164,8 @@ def _literal(host: str) -> str | None:
 
 
 def _looks_numeric(host: str) -> bool:
-    """Whether the C library would read the host as an IPv4 address: decimal, octal, hexadecimal, fewer than four parts."""
+    """Whether the C library would read the host as an IPv4 address: decimal, octal, hexadecimal, fewer than four
+    parts."""
     last = host.rstrip(".").rpartition(".")[2].lower()
     return last.isdigit() or last.startswith("0x")
 

@@ -1,9 +1,9 @@
 """Renders pages that are mostly script, in a headless Chromium driven by Selenium.
 
 Takes pages that a fetcher has brought; gives them with the HTML that their scripts made. Only those pages come here: a
-browser costs a hundred times what a fetch does. `steps.scrape.workers` makes a Ray actor of `Browser`. Chromium's traffic goes
-through `steps.scrape.egress`, and its processes run under `steps.scrape.guard`: they are gone when the actor is, even by
-kill -9.
+browser costs a hundred times what a fetch does. `steps.scrape.workers` makes a Ray actor of `Browser`. Chromium's
+traffic goes through `steps.scrape.egress`, and its processes run under `steps.scrape.guard`: they are gone when the
+actor is, even by kill -9.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ class Browser:
         except (WebDriverException, HTTPError, OSError) as error:
             # Whatever state it is in: the next page gets a new one.
             self.close()
-            return replace(page, reason="browser_failed", detail=f"{type(error).__name__}: {str(error)[:200]}", body=b"")
+            return replace(
+                page, reason="browser_failed", detail=f"{type(error).__name__}: {str(error)[:200]}", body=b""
+            )
         finally:
             self._not_before = time.monotonic() + self._settings.delay_s
         if len(html) > self._settings.max_bytes:
@@ -146,7 +148,11 @@ class Browser:
         driver_port = _start_driver(self._running, profile)
         options = ChromeOptions()
         options.binary_location = _first_file("Chromium", CHROMIUM)
-        for flag in (*_FLAGS, f"--proxy-server=http://127.0.0.1:{proxy_port}", f"--user-data-dir={profile / 'profile'}"):
+        for flag in (
+            *_FLAGS,
+            f"--proxy-server=http://127.0.0.1:{proxy_port}",
+            f"--user-data-dir={profile / 'profile'}",
+        ):
             options.add_argument(flag)
         options.add_argument(f"--user-agent={self._settings.user_agent}")
         options.page_load_strategy = "normal"

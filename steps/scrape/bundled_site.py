@@ -52,7 +52,7 @@ def _handler(folder: Path) -> type[BaseHTTPRequestHandler]:
     class PageHandler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - named by the base class
+        def do_GET(self) -> None:
             """Answers with a page, with 304 when the reader has it already, or with 404."""
             name = unquote(urlsplit(self.path).path).lstrip("/") or "index.html"
             path = (folder / name).resolve()

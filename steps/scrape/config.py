@@ -18,28 +18,30 @@ class ScrapeConfig(BaseModel):
 
     source: Literal["pydoc", "bundled", "web"] = Field(
         default="pydoc",
-        description="Where pages come from: this Python's own documentation, 30 bundled pages, or the web from `seeds`.",
+        description="Where pages come from: this Python's documentation, 30 bundled pages, or the web from `seeds`.",
     )
     seeds: tuple[str, ...] = Field(
         default=(), description="URLs to begin with; with seeds the source is `web`. Any sites, http or https."
     )
     name: str = Field(
         default="",
-        description="Names the frontier, so that changed seeds go on with the same one; made from the source when empty.",
+        description="Names the frontier, so that other seeds go on with the same one; made from the source if empty.",
     )
     max_pages: int = Field(default=200, ge=1, description="Pages asked for in one crawl at most, known ones first.")
     max_bytes: int = Field(default=4 * 2**20, ge=1024, description="Largest page in bytes, received or unpacked.")
     same_site: bool = Field(default=True, description="Follow only links within the registrable domains of the seeds.")
     allow_private: bool = Field(
         default=False,
-        description="Allow loopback and private addresses and any port; never metadata services or link-local addresses.",
+        description="Allow loopback and private addresses and any port; never metadata services or link-local ones.",
     )
-    user_agent: str = Field(default="Everloop/0.1", description="Sent to servers; robots.txt is read for its first word.")
+    user_agent: str = Field(
+        default="Everloop/0.1", description="Sent to servers; robots.txt is read for its first word."
+    )
     delay_s: float | None = Field(
         default=None,
         ge=0,
         le=60,
-        description="Least pause between two requests to a host; 1 s on the web and none on own servers when not given.",
+        description="Least pause between two requests to a host; not given: 1 s on the web, none on own servers.",
     )
     concurrency_per_host: int = Field(default=2, ge=1, le=64, description="Requests at once to a host without a pause.")
     page_timeout_s: float = Field(default=20.0, gt=0, description="Time for one page, from connection to last byte.")

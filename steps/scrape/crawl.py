@@ -1,9 +1,9 @@
 """Crawls a source: politely, incrementally, and so that a crash anywhere loses no page and doubles no document.
 
 Takes a source; gives the documents that are new or changed since the crawls before. Fetchers (Ray actors) wait for the
-network, readers (Ray tasks) do the CPU work and store the documents, and this coordinator alone writes the frontier, one
-record per batch. A re-run with the same token skips the batches that are recorded and takes their documents from the
-records; once the crawl is finished it only gives the same result again.
+network, readers (Ray tasks) do the CPU work and store the documents, and this coordinator alone writes the frontier,
+one record per batch. A re-run with the same token skips the batches that are recorded and takes their documents from
+the records; once the crawl is finished it only gives the same result again.
 
     python -m steps.scrape --storage /tmp/everloop --set max_pages=50
 """
@@ -11,7 +11,6 @@ records; once the crawl is finished it only gives the same result again.
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -130,7 +129,7 @@ class _CrawlAttempt:
             self._plan.done(page, read.links.get(page.url, ()))
         self._details.update(read.details)
         self._held.append(read)
-        if not self._outcomes and all(page.reason for page in read.pages):
+        if not self._outcomes and not any(page.has_answered for page in read.pages):
             return
         for held in self._held:
             self._ctx.fence()

@@ -1,7 +1,7 @@
 """Reads fetched pages and decides what each of them is: a new document, an old one, none, or gone.
 
-A Ray task, so that reading (the CPU work) runs beside fetching (the waiting). It stores the documents before it returns,
-so whoever records the batch names a blob that exists. Running it twice gives the same bytes.
+A Ray task, so that reading (the CPU work) runs beside fetching (the waiting). It stores the documents before it
+returns, so whoever records the batch names a blob that exists. Running it twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ INLINE_LINKS_BYTES = 16_384
 """Links of a batch beyond this go into a blob, so that the records stay small."""
 
 _PASSING = frozenset(
-    {"unreachable", "too_slow", "robots_unreachable", "host_down", "host_paused", "http_429", "browser_failed", "crashed"}
+    {
+        "unreachable",
+        "too_slow",
+        "robots_unreachable",
+        "host_down",
+        "host_paused",
+        "http_429",
+        "browser_failed",
+        "crashed",
+    }
 )
 """Reasons that may pass: what was known of the page stays."""
 
@@ -96,15 +105,17 @@ def judge(request: PageRequest, found: FetchedPage, extracted: Extracted | None,
     )
     if found.reason in _PASSING or found.reason.startswith("http_5"):
         return _as_known(page, known, outcome="failed", fails=1 + (known.fails if known else 0))
-    if found.status == 304 and known is None:
-        return replace(page, reason="http_304")
-    if found.reason:
-        return _without_document(page, known)
+    if found.reason or (found.status == 304 and known is None):
+        return _without_document(replace(page, reason=found.reason or "http_304"), known)
     if found.status == 304 or is_same_body(known, found):
         validators = {} if found.status == 304 else {"etag": found.etag, "last_modified": found.last_modified}
         return _as_known(page, known, outcome="unchanged", reason="", **validators)
     if found.location:
         return _redirected(page, request, found, settings)
+    return _as_read(page, known, extracted, settings)
+
+
+def _as_read(page: Page, known: Page | None, extracted: Extracted | None, settings: ReadSettings) -> Page:
     if extracted is None:
         return _without_document(replace(page, reason="no_text"), known)
     page = replace(page, links=extracted.links)
@@ -119,7 +130,9 @@ def judge(request: PageRequest, found: FetchedPage, extracted: Extracted | None,
 
 def is_same_body(known: Page | None, found: FetchedPage) -> bool:
     """Whether the bytes are those known. Not believed of rendered pages: their text comes from elsewhere."""
-    return known is not None and known.body_sha256 != "" and known.body_sha256 == found.body_sha256 and not known.rendered
+    return (
+        known is not None and known.body_sha256 != "" and known.body_sha256 == found.body_sha256 and not known.rendered
+    )
 
 
 def _read(found: FetchedPage, request: PageRequest, settings: ReadSettings) -> tuple[FetchedPage, Extracted | None]:

@@ -1,7 +1,7 @@
 """The browser's way out: a forward proxy on loopback that applies the address rules to every connection.
 
-A browser follows redirects, loads scripts and opens sockets by itself, so checking the URL of a page is not enough. It is
-given this proxy, also for loopback addresses, and cannot resolve a name or open a connection without it.
+A browser follows redirects, loads scripts and opens sockets by itself, so checking the URL of a page is not enough. It
+is given this proxy, also for loopback addresses, and cannot resolve a name or open a connection without it.
 """
 
 from __future__ import annotations

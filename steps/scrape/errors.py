@@ -99,8 +99,8 @@ class BrowserMissingError(CrawlFailedError):
 
     def __str__(self) -> str:
         return (
-            f"scrape.browser='auto' needs a browser: {self.detail}; install the extra `browser` (uv sync --extra browser)"
-            " and Chromium with its driver (apt-get install chromium chromium-driver)"
+            f"scrape.browser='auto' needs a browser: {self.detail}; install the extra `browser`"
+            " (uv sync --extra browser) and Chromium with its driver (apt-get install chromium chromium-driver)"
         )
 
 

@@ -1,7 +1,7 @@
 """From a page's bytes to its text, title and links.
 
-trafilatura finds the main text of articles. Pages that are laid out in tables (pydoc and other generated references) come
-out of it as rows of bars with much of the text lost, so those are read plainly, block by block.
+trafilatura finds the main text of articles. Pages that are laid out in tables (pydoc and other generated references)
+come out of it as rows of bars with much of the text lost, so those are read plainly, block by block.
 """
 
 from __future__ import annotations
@@ -25,12 +25,19 @@ _TABLE_SHARE = 0.25
 
 _SCRIPT_HEAVY_SHARE = 0.5
 
-_NOT_TEXT = frozenset({"script", "style", "noscript", "template", "head", "svg", "form", "nav", "header", "footer", "aside"})
-_BLOCKS = frozenset(
-    "address article blockquote body br caption dd details div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6 hr li main ol"
-    " p pre section summary table tbody td th thead tr ul".split()
+_NOT_TEXT = frozenset(
+    {"script", "style", "noscript", "template", "head", "svg", "form", "nav", "header", "footer", "aside"}
 )
-_PARAGRAPHS = frozenset("article blockquote dl h1 h2 h3 h4 h5 h6 ol p pre section table ul".split())
+# fmt: off
+_BLOCKS = frozenset((
+    "address", "article", "blockquote", "body", "br", "caption", "dd", "details", "div", "dl", "dt", "fieldset",
+    "figcaption", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "main", "ol", "p", "pre", "section",
+    "summary", "table", "tbody", "td", "th", "thead", "tr", "ul",
+))
+# fmt: on
+_PARAGRAPHS = frozenset(
+    ["article", "blockquote", "dl", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "ul"]
+)
 
 _APP_ROOT = "//*[@id='root' or @id='app' or @id='__next' or @id='__nuxt' or @ng-app or @data-reactroot]"
 
@@ -115,7 +122,10 @@ def decode(body: bytes, *, url: str, content_type: str) -> str:
     """
     declared = re.search(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]+)", content_type)
     meta = _CHARSET.search(body[:2048])
-    names = ["utf-8-sig" if body.startswith(b"\xef\xbb\xbf") else "", "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else ""]
+    names = [
+        "utf-8-sig" if body.startswith(b"\xef\xbb\xbf") else "",
+        "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "",
+    ]
     names += [declared[1] if declared else "", meta[1].decode("ascii") if meta else "", "utf-8", "cp1252"]
     for name in filter(None, names):
         try:
@@ -135,12 +145,14 @@ def plain_text(tree: Any) -> str:
 
 
 def _parse(html: str) -> Any:
-    from lxml import etree
-    from lxml.html import HTMLParser, document_fromstring
+    from lxml import etree  # type: ignore[import-untyped] - lxml has no types
+    from lxml.html import HTMLParser, document_fromstring  # type: ignore[import-untyped] - the same
 
     try:
         # Bytes, because lxml refuses text with an encoding declaration; no comments, no network, no huge trees.
-        return document_fromstring(html.encode(), parser=HTMLParser(encoding="utf-8", remove_comments=True, no_network=True))
+        return document_fromstring(
+            html.encode(), parser=HTMLParser(encoding="utf-8", remove_comments=True, no_network=True)
+        )
     except (etree.ParserError, ValueError):
         return None
 
@@ -241,4 +253,4 @@ def _may_index(robots: str) -> bool:
 def _is_script_heavy(tree: Any, html: str) -> bool:
     scripts = sum(len(script.text or "") for script in tree.iterfind(".//script"))
     outside = any(script.get("src") for script in tree.iterfind(".//script"))
-    return bool(tree.xpath(_APP_ROOT)) and (scripts > 0 or outside) or scripts > _SCRIPT_HEAVY_SHARE * len(html)
+    return (bool(tree.xpath(_APP_ROOT)) and (scripts > 0 or outside)) or scripts > _SCRIPT_HEAVY_SHARE * len(html)

@@ -1,8 +1,8 @@
 """Fetches pages: politely, within limits, and only from where it may.
 
-Takes batches of `PageRequest`; gives `FetchedBatch`. `Fetcher` is an ordinary async class; `steps.scrape.crawl` makes Ray
-actors of it and always sends a host to the same one, so that its `HostGate` sees all requests to that host. It keeps
-nothing that must survive: an actor that dies is replaced, and what was not recorded is asked for again.
+Takes batches of `PageRequest`; gives `FetchedBatch`. `Fetcher` is an ordinary async class; `steps.scrape.crawl` makes
+Ray actors of it and always sends a host to the same one, so that its `HostGate` sees all requests to that host. It
+keeps nothing that must survive: an actor that dies is replaced, and what was not recorded is asked for again.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ class Fetcher:
                 return replace(page, reason=f"http_{status}", detail=f"answered {status}")
 
     def _redirect(self, page: FetchedPage, url: URL, location: str) -> FetchedPage:
-        """Redirects are not followed here: the target is a page of its own, with robots, limits and checks of its own."""
+        """Redirects are not followed here: the target is a page of its own, with robots, limits and checks of its
+        own."""
         try:
             target = url.join(URL(location)) if location else None
         except ValueError:

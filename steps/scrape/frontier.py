@@ -1,7 +1,8 @@
-"""The frontier: what is known of every page of a source. It is the log `frontier/<source>`, one record per finished batch.
+"""The frontier: what is known of every page of a source. It is the log `frontier/<source>`, one record per finished
+batch.
 
-A batch's documents are in a blob before its record names them, so a record is the moment at which its pages are done: before
-it they are asked for again, after it never again in this crawl. Records:
+A batch's documents are in a blob before its record names them, so a record is the moment at which its pages are done:
+before it they are asked for again, after it never again in this crawl. Records:
 
     began      {crawl, attempt}                              an attempt at a crawl; refuses older attempts from now on
     batch      {crawl, attempt, pages, documents, elapsed_s} pages that are done

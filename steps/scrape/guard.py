@@ -2,8 +2,8 @@
 
     python -I -S guard.py COMMAND [ARGUMENT...]
 
-Whoever starts the guard holds the other end of its input. When that process ends, even by kill -9, the kernel closes the
-pipe, and nothing of the command is left: the guard is the reaper of all orphans below it (prctl(2),
+Whoever starts the guard holds the other end of its input. When that process ends, even by kill -9, the kernel closes
+the pipe, and nothing of the command is left: the guard is the reaper of all orphans below it (prctl(2),
 PR_SET_CHILD_SUBREAPER), so no descendant can get away. Standard library only; Linux.
 """
 

@@ -9,7 +9,8 @@ from typing import Literal
 from workflows.log import BlobRef
 
 Outcome = Literal["changed", "unchanged", "redirect", "removed", "rejected", "failed"]
-"""What a crawl made of a page: `changed` gave a document, `removed` took one away, `failed` may pass and leaves all as it was."""
+"""What a crawl made of a page: `changed` gave a document, `removed` took one away, `failed` may pass and leaves all as
+it was."""
 
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -52,6 +53,11 @@ class Page:
     fetched_at: float = 0.0
     fails: int = 0
     rendered: bool = False
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the server gave the page, said that it is unchanged, or sent elsewhere."""
+        return self.status == 200 or self.outcome in ("unchanged", "redirect")
 
     @property
     def was_asked_for(self) -> bool:

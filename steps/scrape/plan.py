@@ -1,8 +1,8 @@
 """What is asked for next. Pure: no network, no Ray, no log.
 
-Pages that earlier crawls know come first, in the order of their discovery; so a crawl that may not see all pages looks at
-the same ones again, and emits nothing when they are unchanged. Then come new ones, breadth first. Each host has a queue of
-its own, and belongs to one fetcher.
+Pages that earlier crawls know come first, in the order of their discovery; so a crawl that may not see all pages looks
+at the same ones again, and emits nothing when they are unchanged. Then come new ones, breadth first. Each host has a
+queue of its own, and belongs to one fetcher.
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ class Plan:
         """Takes note that a batch has come back; the pages that it did not begin go to the front of their queue."""
         self._in_flight.remove(batch)
         not_begun = set(left)
-        self._queues[batch.host].extendleft(
-            request for request in reversed(batch.requests) if request.url in not_begun
-        )
+        self._queues[batch.host].extendleft(request for request in reversed(batch.requests) if request.url in not_begun)
 
     def render(self, batch: Batch, urls: Collection[str]) -> Batch:
         """Puts the pages of a batch that need a browser in flight once more."""

@@ -26,9 +26,9 @@ DOWN_S = 30.0
 class HostGate:
     """One host's turns.
 
-    With a pause, turns are serial and the pause runs from the end of one request to the start of the next: the host sees
-    gaps that are never shorter, whatever the network does. A fresh gate begins with a pause, because the actor before it
-    may have died a moment ago.
+    With a pause, turns are serial and the pause runs from the end of one request to the start of the next: the host
+    sees gaps that are never shorter, whatever the network does. A fresh gate begins with a pause, because the actor
+    before it may have died a moment ago.
 
     Args:
         host: Name for messages.

@@ -23,6 +23,10 @@ FETCHER_CPUS = 0.2
 READER_CPUS = 0.5
 BROWSER_CPUS = 0.5
 
+# Once more by Ray itself: a call without retries fails at once while its actor is being restarted. Repeating it is
+# safe, nothing of a batch counts before its record.
+_ACTOR = {"max_restarts": -1, "max_task_retries": 1}
+
 _WAIT_S = 1.0
 _CLOSE_S = 10.0
 
@@ -76,7 +80,7 @@ def open_workers(config: ScrapeConfig, source: Source, settings: ReadSettings) -
     fetch_settings = _fetch_settings(config, source)
     place = _placement(source)
     actor = ray.remote(Fetcher).options(
-        num_cpus=FETCHER_CPUS, max_restarts=-1, max_concurrency=MAX_BATCHES_PER_FETCHER + 2, **place
+        num_cpus=FETCHER_CPUS, max_concurrency=MAX_BATCHES_PER_FETCHER + 2, **_ACTOR, **place
     )
     fetchers = [actor.remote(fetch_settings) for _ in range(config.num_fetchers)]
     browser = _start_browser(fetch_settings, place) if config.browser == "auto" else None
@@ -120,7 +124,7 @@ def _start_browser(settings: FetchSettings, place: dict[str, Any]) -> Any:
 
     from steps.scrape.browser import Browser
 
-    browser = ray.remote(Browser).options(num_cpus=BROWSER_CPUS, max_restarts=-1, **place).remote(settings)
+    browser = ray.remote(Browser).options(num_cpus=BROWSER_CPUS, **_ACTOR, **place).remote(settings)
     try:
         ray.get(browser.check.remote())
     except BrowserMissingError as error:

@@ -52,6 +52,9 @@ class Site:
     def paths(self) -> list[str]:
         return [asked.path for asked in self.log if asked.path != "/robots.txt"]
 
+    def stop_listening(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -82,7 +85,7 @@ class Site:
             if isinstance(answer, str):
                 answer = html_response(answer)
             status = answer.status
-            return answer
+            return answer  # type: ignore[no-any-return]
         finally:
             self.log.append(Asked(request.path_qs, began, time.monotonic(), status, dict(request.headers)))
 
@@ -92,8 +95,8 @@ def html_response(text: str, **options: Any) -> web.Response:
 
 
 PROSE = (
-    "The harbour wakes before the town does, and the first boats are already far out when the bakery opens its shutters. "
-    "Gulls follow them in a loose cloud that turns like smoke, and on the quay a man mends nets without looking at his hands. "
+    "The harbour wakes before the town does, and the first boats are far out when the bakery opens its shutters. "
+    "Gulls follow them in a loose cloud like smoke, and on the quay a man mends nets without looking at his hands. "
 )
 
 
@@ -137,28 +140,19 @@ def make_site() -> Iterator[Callable[[], Site]]:
 
 
 class InterruptedCrawlError(Exception):
-    """Stands for a crash at a chosen point."""
+    """Stands for a crash before a record."""
 
 
 class Surroundings(AloneContext):
-    """A context whose `fence` or `progress` can be made to crash at the n-th call."""
+    """A context whose `fence`, which stands before each record, can be made to crash at the n-th call."""
 
     crash_at_fence: int | None = None
-    crash_at_progress: int | None = None
 
     def fence(self) -> None:
         if self.crash_at_fence is not None:
             self.crash_at_fence -= 1
             if self.crash_at_fence < 0:
-                raise InterruptedCrawlError("before the record")
-
-    def progress(
-        self, done: float, total: float, message: str = "", metrics: Mapping[str, float] | None = None
-    ) -> None:
-        if self.crash_at_progress is not None:
-            self.crash_at_progress -= 1
-            if self.crash_at_progress < 0:
-                raise InterruptedCrawlError("after the record")
+                raise InterruptedCrawlError
 
 
 @pytest.fixture

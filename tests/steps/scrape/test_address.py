@@ -90,14 +90,24 @@ def test_a_public_address_passes(url: str) -> None:
     assert str(PUBLIC.check_url(url)) == url
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/", "http://10.1.2.3/", "http://[::1]:9000/", "http://192.168.0.9/"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8080/", "http://10.1.2.3/", "http://[::1]:9000/", "http://192.168.0.9/"]
+)
 def test_private_addresses_can_be_allowed(url: str) -> None:
     assert str(INSIDE.check_url(url)) == url
 
 
 @pytest.mark.parametrize(
     "address",
-    ["169.254.169.254", "169.254.1.1", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "0.0.0.0", "::ffff:169.254.169.254"],
+    [
+        "169.254.169.254",
+        "169.254.1.1",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "0.0.0.0",
+        "::ffff:169.254.169.254",
+    ],
 )
 def test_metadata_and_link_local_addresses_are_never_allowed(address: str) -> None:
     assert forbidden_rule(address, allow_private=True) is not None

@@ -25,10 +25,14 @@ KNOWN = Page(
     links=("http://example.com/b",),
 )
 OK = FetchedPage(url=URL, status=200, etag='"2"', body_sha256="c" * 64, num_bytes=10, fetched_at=5.0)
-TEXT = Extracted(title="A", text="some text of the page", links=("http://example.com/c",), index=True, needs_script=False)
+TEXT = Extracted(
+    title="A", text="some text of the page", links=("http://example.com/c",), index=True, needs_script=False
+)
 
 
-def decide(found: FetchedPage, known: Page | None = None, extracted: Extracted | None = None, redirects: int = 0) -> Page:
+def decide(
+    found: FetchedPage, known: Page | None = None, extracted: Extracted | None = None, redirects: int = 0
+) -> Page:
     return judge(PageRequest(url=URL, known=known, num_redirects=redirects), found, extracted, SETTINGS)
 
 
@@ -68,7 +72,9 @@ def test_a_known_page_that_is_gone_is_removed(status: int) -> None:
     assert decide(gone, KNOWN).text_sha256 == ""
 
 
-@pytest.mark.parametrize("reason", ["http_503", "http_429", "unreachable", "too_slow", "host_down", "robots_unreachable"])
+@pytest.mark.parametrize(
+    "reason", ["http_503", "http_429", "unreachable", "too_slow", "host_down", "robots_unreachable"]
+)
 def test_trouble_that_may_pass_leaves_what_is_known(reason: str) -> None:
     page = decide(FetchedPage(url=URL, status=0, reason=reason), replace(KNOWN, fails=1))
     assert (page.outcome, page.fails, page.text_sha256, page.etag) == ("failed", 2, KNOWN.text_sha256, KNOWN.etag)
@@ -119,7 +125,9 @@ def test_a_batch_is_stored_before_it_is_returned_and_equal_batches_are_equal(tmp
     urls = [f"http://example.com/{n}" for n in range(3)]
     fetched = FetchedBatch(
         pages=tuple(
-            FetchedPage(url=url, status=200, body=body, body_sha256=f"{n}" * 64, content_type="text/html", fetched_at=1.0)
+            FetchedPage(
+                url=url, status=200, body=body, body_sha256=f"{n}" * 64, content_type="text/html", fetched_at=1.0
+            )
             for n, url in enumerate(urls)
         ),
         left=("http://example.com/later",),

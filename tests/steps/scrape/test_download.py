@@ -70,7 +70,9 @@ async def test_a_gzip_bomb_is_stopped_before_it_fills_the_memory() -> None:
     assert consumed <= 16 * 1024
 
 
-@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "TEXT/HTML", "application/xhtml+xml", "text/plain", ""])
+@pytest.mark.parametrize(
+    "content_type", ["text/html; charset=utf-8", "TEXT/HTML", "application/xhtml+xml", "text/plain", ""]
+)
 def test_text_passes(content_type: str) -> None:
     check_type(URL, content_type)
 

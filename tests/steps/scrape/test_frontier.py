@@ -75,7 +75,9 @@ def test_an_abandoned_crawl_begins_anew_and_keeps_what_is_known(tmp_path: Path) 
 def test_the_folded_state_survives_a_snapshot(tmp_path: Path) -> None:
     crawl = attempt(tmp_path)
     crawl.begin()
-    crawl.record_batch([page("a", links=("http://example.com/b",), fails=1), page("b", links_in=REF, rendered=True)], REF)
+    crawl.record_batch(
+        [page("a", links=("http://example.com/b",), fails=1), page("b", links_in=REF, rendered=True)], REF
+    )
     fold = FrontierFold()
     state = crawl.log.state
     assert fold.load(json.loads(json.dumps(fold.dump(state)))) == state

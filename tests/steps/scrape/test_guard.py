@@ -11,7 +11,8 @@ import psutil
 
 from steps.scrape.guard import guarded
 
-# A child that leaves its session, and a grandchild whose parent ends at once: what a process group does not hold together.
+# A child that leaves its session, and a grandchild whose parent ends at once: what a process group does not hold
+# together.
 FAMILY = textwrap.dedent(
     """
     import os, subprocess, sys, time

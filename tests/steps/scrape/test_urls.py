@@ -23,7 +23,9 @@ def test_a_link_has_one_canonical_form(href: str, base: str, expected: str) -> N
     assert canonical_url(expected) == expected
 
 
-@pytest.mark.parametrize("href", ["mailto:a@example.com", "javascript:go()", "file:/etc/passwd", "http://[::1", "data:,x"])
+@pytest.mark.parametrize(
+    "href", ["mailto:a@example.com", "javascript:go()", "file:/etc/passwd", "http://[::1", "data:,x"]
+)
 def test_what_leads_to_no_web_page_is_none(href: str) -> None:
     assert canonical_url(href, "http://example.com/") is None
 
