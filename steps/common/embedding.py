@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,13 @@ EMBEDDING_MODEL = "all-MiniLM-L6-v2"
 EMBEDDING_SIZE = 384
 _NUM_HEADS = 12
 _EPSILON = 1e-12  # layer_norm_eps of the model's config.json
+
+
+class TextEmbedder(Protocol):
+    """What turns texts into vectors of one space."""
+
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Embeds texts, shape [len(texts), 384], in their order."""
 
 
 class EmbedderMissingError(ImportError):

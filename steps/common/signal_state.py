@@ -145,6 +145,7 @@ class SignalState:
         admitted_at: When the runs of the last 24 hours were admitted.
         num_signals: Signals seen, by source.
         num_suppressed: Signals suppressed, by reason.
+        num_finished: Runs ended, by `<source>/<outcome>` of their cause.
         suppressed: The latest of them, oldest first.
     """
 
@@ -157,6 +158,7 @@ class SignalState:
     admitted_at: tuple[float, ...] = ()
     num_signals: Mapping[str, int] = field(default_factory=dict)
     num_suppressed: Mapping[str, int] = field(default_factory=dict)
+    num_finished: Mapping[str, int] = field(default_factory=dict)
     suppressed: tuple[SuppressedSignal, ...] = ()
 
     def stage(self, now: float) -> str:
@@ -318,6 +320,7 @@ def _finished(state: SignalState, data: Mapping[str, Any]) -> SignalState:
         active=None,
         pending=pending,
         finished=(*state.finished, past)[-_NUM_SHOWN:],
+        num_finished=_count(state.num_finished, f"{past.signal.source}/{past.outcome}"),
         cooldown_until=data["cooldown_until"],
         num_setbacks=data["num_setbacks"],
     )

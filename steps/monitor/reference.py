@@ -42,8 +42,7 @@ class Projection:
         return cls(mean, np.ascontiguousarray(rows[:kept].T))
 
     def __call__(self, vectors: Floats) -> Floats:
-        projected: Floats = (vectors - self.mean) @ self.components
-        return projected
+        return np.asarray((vectors - self.mean) @ self.components, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from steps.common.embedding import Embedder
+from steps.common.embedding import Embedder, TextEmbedder
 from steps.common.outcomes import OutcomeReader
 from steps.common.signals import Signal, SignalState, open_signal_log, raise_signal, signal
 from steps.monitor.detectors import Point, Reading, Watch
@@ -75,7 +75,7 @@ class Scanner:
     """
 
     def __init__(
-        self, store: Store, alias: str, *, embedder: Embedder | None = None, max_prompts: int = MAX_PROMPTS
+        self, store: Store, alias: str, *, embedder: TextEmbedder | None = None, max_prompts: int = MAX_PROMPTS
     ) -> None:
         self.alias = alias
         self._store = store

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from steps.common.context import StepContext
-from steps.common.embedding import Embedder
+from steps.common.embedding import Embedder, TextEmbedder
 from steps.common.outcomes import EntryCount, OutcomeReader
 from steps.common.results import DatasetVersion, MonitorResult, Release
 from steps.monitor.calibration import MIN_PROMPTS, calibrate, limits, measured_run_length
@@ -60,6 +60,13 @@ class Sample:
 
 def run(config: MonitorConfig, dataset: DatasetVersion, release: Release, ctx: StepContext) -> MonitorResult:
     """Makes the reference for the champion and puts it in force; keeps one that is in force and no worse."""
+    return watch(config, dataset, release, ctx, Embedder(max_tokens=config.max_tokens))
+
+
+def watch(
+    config: MonitorConfig, dataset: DatasetVersion, release: Release, ctx: StepContext, embedder: TextEmbedder
+) -> MonitorResult:
+    """Does what `run` does, with vectors of any embedder."""
     log = open_monitor_log(ctx.store, release.alias)
     if release.champion is None:
         return _unwatched(release, "there is no champion to watch")
@@ -70,7 +77,7 @@ def run(config: MonitorConfig, dataset: DatasetVersion, release: Release, ctx: S
     if len(sample.prompts) < MIN_PROMPTS:
         return _unwatched(release, f"{len(sample.prompts)} prompts are too few to watch by, {MIN_PROMPTS} are needed")
 
-    reference = calibrate(config, sample.prompts, _embed(config, sample.prompts, ctx))
+    reference = calibrate(config, sample.prompts, _embed(embedder, sample.prompts, ctx))
     made = Watched(
         token=ctx.token,
         champion=release.champion,
@@ -122,8 +129,7 @@ def _kept(state: MonitorState, champion: str, sample: Sample, token: str) -> Wat
     return watched if watched.token == token or not better else None
 
 
-def _embed(config: MonitorConfig, prompts: Sequence[Prompt], ctx: StepContext) -> Floats:
-    embedder = Embedder(max_tokens=config.max_tokens)
+def _embed(embedder: TextEmbedder, prompts: Sequence[Prompt], ctx: StepContext) -> Floats:
     parts: list[Floats] = []
     for start in range(0, len(prompts), _EMBED_CHUNK):
         parts.append(embedder.embed([prompt.text for prompt in prompts[start : start + _EMBED_CHUNK]]))

@@ -16,10 +16,9 @@ from steps.common.results import DatasetVersion, Release
 from steps.monitor.streams import Floats
 from workflows.log import Blobs, Draft, Log, Store
 
-VOCABULARIES = {
-    "code": "list sort tuple dict key value function method return string index slice iterate module class object".split(),
-    "food": "tomato basil oven bake flour sugar butter onion garlic simmer dish recipe salt pepper cream cheese".split(),
-}
+CODE = "list sort tuple dict key value function method return string index slice iterate module class object"
+FOOD = "tomato basil oven bake flour sugar butter onion garlic simmer dish recipe salt pepper cream cheese"
+VOCABULARIES = {"code": CODE.split(), "food": FOOD.split()}
 
 
 def text_about(topic: str, seed: int, num_words: int = 30) -> str:
@@ -119,3 +118,8 @@ def send() -> Callable[..., None]:
 
     assert Outcome(request_id="", session="", at=0, variant="champion", version="1", status=200)
     return append
+
+
+@pytest.fixture
+def embedder() -> WordEmbedder:
+    return WordEmbedder()
