@@ -14,7 +14,7 @@ from typing import Any
 from steps.common.releases import ReleasedModel
 from steps.deploy.config import ServingConfig
 from steps.deploy.errors import MissingExtraError
-from steps.deploy.generation import FinishReason, Generation, Piece, Refusal
+from steps.deploy.generation import Generation, Piece, Refusal
 from steps.deploy.model_cache import cached_model
 from workflows.log import open_store
 
@@ -76,9 +76,8 @@ class VllmEngine:
         """Streams the answer."""
         method = self._handle.chat if request.prompt is None else self._handle.completions
         answer = method.remote(vllm_request(request, self._model_id), None)
-        num_prompt_tokens = num_tokens = 0
-        held: str | None = None
-        reason: Any = None
+        num_prompt_tokens = num_tokens = num_told = 0
+        last_text, reason = "", None
         try:
             async for chunk in answer:
                 for event in events_of(chunk):
@@ -87,17 +86,24 @@ class VllmEngine:
                         return
                     counts = event.get("usage") or {}
                     num_prompt_tokens = counts.get("prompt_tokens", num_prompt_tokens)
-                    new = counts.get("completion_tokens", num_tokens) - num_tokens
-                    num_tokens += new
+                    num_tokens = counts.get("completion_tokens", num_tokens)
                     choice: Mapping[str, Any] = next(iter(event.get("choices") or ()), {})
                     reason = choice.get("finish_reason") or reason
                     text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
-                    if reason is None and (text or new):
-                        yield Piece(text=text, num_tokens=new, num_prompt_tokens=num_prompt_tokens)
+                    if reason is not None:
+                        # The usage comes after the reason: the last piece waits for it.
+                        last_text += text
                     elif text:
-                        held = (held or "") + text
-            ended: FinishReason = "length" if reason == "length" else "stop"
-            yield Piece(text=held or "", num_tokens=0, num_prompt_tokens=num_prompt_tokens, finish_reason=ended)
+                        yield Piece(text=text, num_tokens=num_tokens - num_told, num_prompt_tokens=num_prompt_tokens)
+                        num_told = num_tokens
+            if reason is None:
+                raise RuntimeError("the stream of vLLM ended without a reason")
+            yield Piece(
+                text=last_text,
+                num_tokens=num_tokens - num_told,
+                num_prompt_tokens=num_prompt_tokens,
+                finish_reason="length" if reason == "length" else "stop",
+            )
         finally:
             answer.cancel()
 

@@ -84,6 +84,7 @@ class Traffic:
         engines: Gives the engine of a model version: called with alias and model.
         sinks: Gives the outcome sink of an alias.
         metrics: What is counted.
+        tail_s: How often the release logs are read.
     """
 
     def __init__(
@@ -92,10 +93,13 @@ class Traffic:
         engines: Callable[[str, ReleasedModel, ServingConfig], Engine],
         sinks: Callable[[str], OutcomeSink],
         metrics: RouterMetrics,
+        *,
+        tail_s: float = TAIL_S,
     ) -> None:
         self._store, self._engines, self._sinks, self.metrics = store, engines, sinks, metrics
         self.aliases: dict[str, Alias] = {}
         self.in_flight = 0
+        self._tail_s = tail_s
         self._read_at = time.monotonic()
         self._refreshing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,7 +142,7 @@ class Traffic:
 
     async def _tail(self) -> None:
         while True:
-            await asyncio.sleep(TAIL_S)
+            await asyncio.sleep(self._tail_s)
             try:
                 async with self._refreshing:
                     await self._follow()

@@ -42,7 +42,7 @@ def share_rolled_back(stable: float, canary: float, num_runs: int) -> float:
 
 @pytest.mark.parametrize("rate", [0.01, 0.05])
 def test_equal_models_are_rarely_rolled_back(rate: float) -> None:
-    # The promise is 5 %; simulated at 1,500 runs it is 0.5 % and 1.3 % (research table), so 3 % of 200 is far above chance.
+    # The promise is 5 %; 1,500 simulated runs gave 0.5 % and 1.3 %, so 3 % of 200 is far above chance.
     assert share_rolled_back(rate, rate, num_runs=200) <= 0.03
 
 
@@ -65,7 +65,7 @@ def test_a_total_failure_is_found_before_the_second_weight() -> None:
 def test_no_ratio_up_to_the_null_makes_the_expected_value_exceed_one(
     weights: list[float], ratio: float, null_ratio: float
 ) -> None:
-    """Sums over all outcomes of a few bad units, exactly: Ville's inequality then bounds false rollbacks at all looks."""
+    """Sums over all outcomes of a few bad units: Ville's inequality then bounds false rollbacks at all looks."""
     expected = 0.0
     for sides in itertools.product([True, False], repeat=len(weights)):
         probability, process = 1.0, WeightedOdds(null_ratio=null_ratio)
