@@ -18,7 +18,7 @@ class QualityLimits(BaseModel):
     """Limits of the quality rules. A document at a limit passes; None turns a rule off.
 
     The defaults are the published numbers, save for the rules on lines, repetition and code, which only make sense for
-    running prose: they are off, or wider, since they throw out most reference documentation. Of 400 pages of `pydoc` the
+    running prose: they are off, or wider, since they throw out most reference documentation. Of 400 pages of pydoc the
     defaults keep 75 %, all rules as published 15 %. `QualityLimits.prose()` has all as published.
     """
 

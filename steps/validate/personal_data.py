@@ -125,7 +125,8 @@ KINDS: tuple[Kind, ...] = (
         r"|\(?0\d{1,4}\)?[ /-]\d{3,4}[ -]?\d{3,4}(?:[ -]\d{2,4})?)(?![\w/-]|\.\d)"             # with a trunk prefix
     ), is_phone),
     Kind("ip", "<IP_ADDRESS>", re.compile(
-        r"(?<![\w.:-])(?<!ersion )(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,6})(?![\w:-]|\.\w)"
+        r"(?<![\w.:-])(?<!ersion )(?:(?:\d{1,3}\.){3}\d{1,3}"
+        r"|(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,6})(?![\w:-]|\.\w)"
     ), is_public_address),
 )  # fmt: skip
 """In the order in which they are replaced: what proves itself first, so that a card is not taken for a phone."""

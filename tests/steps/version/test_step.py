@@ -90,6 +90,7 @@ def test_equal_content_is_the_parents_version(operation: Operation, make_validat
     assert num_versions(ctx) == 1
 
 
+@pytest.mark.parametrize("storage", ["file"], indirect=True)
 def test_many_blocks_and_workers_give_the_same_digest(operation: Operation, make_validation: Validation) -> None:
     import dataclasses
 
