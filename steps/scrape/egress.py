@@ -36,30 +36,48 @@ def serve_egress(policy: AddressPolicy, lookup: Lookup | None = None) -> Iterato
     try:
         yield int(server.sockets[0].getsockname()[1])
     finally:
-        asyncio.run_coroutine_threadsafe(_shut(server), loop).result()
+        asyncio.run_coroutine_threadsafe(_shut(server, proxy), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
 async def _listen(proxy: _Proxy) -> asyncio.Server:
-    return await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+    return await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
 
 
-async def _shut(server: asyncio.Server) -> None:
+async def _shut(server: asyncio.Server, proxy: _Proxy) -> None:
     server.close()
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await proxy.close()
+    # An aborted transport closes its socket in the next turn of the loop.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 class _Proxy:
     def __init__(self, policy: AddressPolicy, resolver: PinnedResolver) -> None:
         self._policy = policy
         self._resolver = resolver
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Begins to serve a connection. Not a coroutine, so that no connection is unknown when the proxy closes."""
+        self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Drops all connections."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection: one CONNECT, or one request."""
         try:
             async with asyncio.timeout(_HEAD_S):
@@ -68,18 +86,26 @@ class _Proxy:
         except AddressRefusedError as refusal:
             logger.info("egress: %s", refusal)
             await _answer(writer, b"403 Forbidden")
-            return
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             await _answer(writer, b"502 Bad Gateway")
-            return
+        else:
+            self._writers.add(up_writer)
+            with contextlib.suppress(OSError):
+                if method == "CONNECT":
+                    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    await writer.drain()
+                else:
+                    up_writer.write(_origin_form(head, method, target))
+                    await up_writer.drain()
+            await asyncio.gather(_pipe(reader, up_writer), _pipe(up_reader, writer))
+            await self._drop(up_writer)
+        await self._drop(writer)
+
+    async def _drop(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
         with contextlib.suppress(OSError):
-            if method == "CONNECT":
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                await writer.drain()
-            else:
-                up_writer.write(_origin_form(head, method, target))
-                await up_writer.drain()
-        await asyncio.gather(_pipe(reader, up_writer), _pipe(up_reader, writer))
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
     async def _connect(self, head: bytes) -> tuple[str, URL, asyncio.StreamReader, asyncio.StreamWriter]:
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
@@ -118,4 +144,3 @@ async def _answer(writer: asyncio.StreamWriter, status: bytes) -> None:
     with contextlib.suppress(OSError):
         writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         await writer.drain()
-        writer.close()

@@ -145,8 +145,8 @@ def plain_text(tree: Any) -> str:
 
 
 def _parse(html: str) -> Any:
-    from lxml import etree  # type: ignore[import-untyped] - lxml has no types
-    from lxml.html import HTMLParser, document_fromstring  # type: ignore[import-untyped] - the same
+    from lxml import etree  # type: ignore[import-untyped]  # lxml has no types
+    from lxml.html import HTMLParser, document_fromstring  # type: ignore[import-untyped]
 
     try:
         # Bytes, because lxml refuses text with an encoding declaration; no comments, no network, no huge trees.
