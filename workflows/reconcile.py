@@ -21,15 +21,12 @@ from typing import TypeVar
 
 from steps.monitor.scan import Scanner, watched_aliases
 from workflows.api import Loop, NotAdmitted
+from workflows.command_line import DONE, FAILED, add_common
 from workflows.engine import Engine, EngineError
 from workflows.log import LogError
 from workflows.pipeline import connect, converge_all, released_aliases
-from workflows.run import DONE, FAILED, add_common
 
 INTERVAL_S = 10.0
-MAX_RESUMES = 5
-"""Times a run is taken up without finishing anything before it is given up as dead."""
-
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -119,7 +116,7 @@ class Reconciler:
         for run_id in self._engine.due():
             if run_id in self._driven:
                 continue
-            if self._engine.give_up(run_id, max_resumes=MAX_RESUMES):
+            if self._engine.give_up(run_id):
                 dead.append(run_id)
             else:
                 self._driven[run_id] = self._launch(run_id)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.api import Loop, NotAdmitted
+from workflows.command_line import DONE, FAILED, INTERRUPTED, WAITING, WRONG_USE, add_common, default_storage
 from workflows.configs import RECIPES, ConfigError, PipelineConfig, changed, load
 from workflows.display import Display
 from workflows.engine import CodeChanged, Engine, EngineError, Plan, RunView
@@ -22,9 +23,6 @@ from workflows.engine.head import state_folder, stop
 from workflows.log import LogError
 from workflows.pipeline import build, connect
 from workflows.summary import summarize, text, write_report
-
-DONE, FAILED, WRONG_USE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
-DEFAULT_STORAGE = "everloop-state/storage"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,19 +45,6 @@ def parser() -> argparse.ArgumentParser:
     code.add_argument("--code", choices=["recorded"], help="go on with the code that was recorded")
     add_common(made)
     return made
-
-
-def add_common(made: argparse.ArgumentParser) -> None:
-    """Adds what every command takes."""
-    made.add_argument(
-        "--storage", default=default_storage(), metavar="URI", help="file:// or s3:// (default: %(default)s)"
-    )
-    made.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-
-
-def default_storage() -> str:
-    """`EVERLOOP_STORAGE`, else a folder beside you."""
-    return os.environ.get("EVERLOOP_STORAGE", DEFAULT_STORAGE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

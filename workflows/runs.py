@@ -12,11 +12,11 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from workflows.api import Loop
+from workflows.command_line import DONE, FAILED, WAITING, WRONG_USE, add_common
 from workflows.display import Display
 from workflows.engine import Engine, EngineError, RunView
 from workflows.log import LogError, encode
 from workflows.pipeline import connect
-from workflows.run import DONE, FAILED, WAITING, WRONG_USE, add_common
 from workflows.summary import summarize, text
 
 Command = Callable[[Engine, argparse.Namespace], int]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -18,17 +17,13 @@ from dataclasses import asdict
 
 from steps.deploy import Endpoint, converge
 from steps.deploy.errors import DeployError
+from workflows.command_line import DONE, FAILED, INTERRUPTED, WRONG_USE
 from workflows.engine.errors import EngineError
 from workflows.engine.head import connect, state_folder
 from workflows.log import LogError, list_logs, open_store
 
 INTERVAL_S = 10.0
 """Time between two convergences: a lost replica is replaced by Serve, a lost head by this."""
-
-DEFAULT_STORAGE = "everloop-state/storage"
-"""The same as that of `workflows.run`."""
-
-DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +86,9 @@ def _show(endpoint: Endpoint, *, as_json: bool) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m workflows.serve", description="Brings the endpoint up.")
-    storage = os.environ.get("EVERLOOP_STORAGE", DEFAULT_STORAGE)
-    parser.add_argument("--storage", default=storage, metavar="URI", help="file:// or s3:// (default: %(default)s)")
+    add_common(parser)
     parser.add_argument("--alias", help="public model name; all of the storage when not given")
     parser.add_argument("--once", action="store_true", help="converge once and end; the endpoint stays")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -347,14 +347,18 @@ class Engine:
         """
         views = []
         for run_id in self.due(include_failed=include_failed):
-            log = self._log(run_id)
-            if log.state.claims_without_progress >= max_resumes:
-                reason = f"taken up {log.state.claims_without_progress} times without finishing anything"
-                log.append(lambda s, i=run_id, r=reason: outsiders.condemn(i, s, reason=r, at=self.store.now()))  # type: ignore[misc]  # defaults bind the loop's values
-                views.append(view_of(run_id, log.state, self.store))
-            else:
-                views.append(self.drive(run_id))
+            given_up = self.give_up(run_id, max_resumes=max_resumes)
+            views.append(self.view(run_id) if given_up else self.drive(run_id))
         return views
+
+    def give_up(self, run_id: str, *, max_resumes: int = MAX_RESUMES) -> bool:
+        """Ends a run as `dead` if it was taken up so often without finishing anything; says whether it did."""
+        log = self._log(run_id)
+        if log.state.claims_without_progress < max_resumes:
+            return False
+        reason = f"taken up {log.state.claims_without_progress} times without finishing anything"
+        log.append(lambda state: outsiders.condemn(run_id, state, reason=reason, at=self.store.now()))
+        return True
 
     def due(self, *, include_failed: bool = False) -> builtins.list[str]:
         """Runs that nobody drives and that have something to do."""
