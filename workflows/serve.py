@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from steps.deploy import Endpoint, converge
 from steps.deploy.errors import DeployError
-from workflows.command_line import DONE, FAILED, INTERRUPTED, WRONG_USE
+from workflows.command_line import DONE, FAILED, INTERRUPTED, WRONG_USE, add_common
 from workflows.engine.errors import EngineError
 from workflows.engine.head import connect, state_folder
 from workflows.log import LogError, list_logs, open_store
