@@ -88,6 +88,13 @@ class Project:
             self._files[module] = next((file for file in candidates if file.is_file()), None)
         return self._files[module]
 
+    def _source(self, module: str) -> Path:
+        """The source file of a module that is known to have one."""
+        file = self.file(module)
+        if file is None:
+            raise LookupError(f"module {module} has no source in the project")
+        return file
+
     @cached_property
     def lock_file(self) -> Path | None:
         """The lock file in the roots or the folder that one is in."""
@@ -101,10 +108,13 @@ class Project:
         """A zip of the project: whole packages, with the data files in them, as far as these functions reach. Equal files, equal bytes."""
         files: dict[str, Path] = {}
         modules = set().union(*(self.closure(address.partition(":")[0]) for address in addresses))
-        for package in {module.partition(".")[0] for module in modules}:
-            file = self.file(package)
-            assert file is not None, "a closure holds the packages around its modules"
+        tops: dict[tuple[Path, str], Path] = {}
+        for module in modules:
+            # The package around a module may be a namespace package, which has no file of its own.
+            file = self._source(module)
             root = next(root for root in self.roots if file.is_relative_to(root))
+            tops[root, module.partition(".")[0]] = file
+        for (root, package), file in tops.items():
             for found in _files_below(root / package) if (root / package).is_dir() else [file]:
                 files[found.relative_to(root).as_posix()] = found
         buffer = io.BytesIO()
@@ -118,15 +128,13 @@ class Project:
         digest = hashlib.sha256()
         for module in sorted(modules):
             if module not in self._digests:
-                file = self.file(module)
-                self._digests[module] = hashlib.sha256(file.read_bytes() if file else b"").hexdigest()
+                self._digests[module] = hashlib.sha256(self._source(module).read_bytes()).hexdigest()
             digest.update(f"{module} {self._digests[module]}\n".encode())
         return digest.hexdigest()
 
     def _imported(self, module: str) -> tuple[str, ...]:
         if module not in self._imports:
-            file = self.file(module)
-            assert file is not None, "only modules with a file are asked for"
+            file = self._source(module)
             package = module if file.name == "__init__.py" else module.rpartition(".")[0]
             try:
                 tree = ast.parse(file.read_bytes(), str(file))
@@ -137,7 +145,7 @@ class Project:
 
 
 def _names_imported(tree: ast.AST, package: str) -> Iterable[str]:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _prefixes(alias.name)
@@ -149,6 +157,18 @@ def _names_imported(tree: ast.AST, package: str) -> Iterable[str]:
             yield from _prefixes(base)
             # `from package import name` may mean a module of that name; if it is none, no file is found for it.
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _statements(tree: ast.AST) -> Iterable[ast.AST]:
+    """Every statement at any depth. Expressions, most of a tree, hold no imports."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            below = getattr(node, field, None)
+            if isinstance(below, list):
+                stack.extend(below)
 
 
 def _prefixes(name: str) -> Iterable[str]:

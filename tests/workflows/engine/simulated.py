@@ -28,8 +28,8 @@ class Simulated:
         self.started: list[tuple[str, int]] = []
         self.brought: list[Outcome] = []
 
-    def claim(self, *, now: float = 0.0, ttl_s: float = -1.0) -> None:
-        """Claims the run, whoever holds it: with a negative TTL everybody else counts as dead."""
+    def claim(self, *, now: float = 0.0, ttl_s: float = float("-inf")) -> None:
+        """Claims the run, whoever holds it: with no TTL everybody else counts as dead."""
         state = self.log.refresh()
         expected = state.claim.index if state.claim else None
         record = self.log.append(

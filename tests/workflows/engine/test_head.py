@@ -1,0 +1,131 @@
+"""Our own Ray head, really started and stopped, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.workflows.engine.conftest import until
+from workflows.engine import HeadError, head
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+ASK = """
+import json, os, sys
+from pathlib import Path
+import ray, ray.dag  # imported first on purpose: a user's program may
+from workflows.engine import head
+head.connect(Path(sys.argv[1]))
+@ray.remote
+def where():
+    return os.getpid()
+ray.get(where.remote())
+print(json.dumps({"address": ray.get_runtime_context().gcs_address, "cpus": ray.cluster_resources()["CPU"]}))
+"""
+
+
+def ask(state: Path, **environment: str) -> dict[str, Any]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(state)],
+        cwd=REPOSITORY,
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_a_head_outlives_its_command_listens_on_loopback_and_is_stopped_by_its_record(tmp_path: Path) -> None:
+    first = ask(tmp_path)
+    try:
+        found = head.find(tmp_path)
+        assert found is not None
+        assert (first["address"], first["cpus"]) == (found.address, 4)
+        assert ask(tmp_path)["address"] == found.address
+        assert stat.S_IMODE(Path(found.token_file).stat().st_mode) == 0o600
+        ours = {int(pid) for pid in found.processes}
+        ours |= {child.pid for pid in ours for child in psutil.Process(pid).children(recursive=True)}
+        listening = [c.laddr for c in psutil.net_connections("tcp") if c.pid in ours and c.status == "LISTEN"]
+        assert listening
+        assert {address.ip for address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert not {address.port for address in listening} & {6379, 8265, 10001}
+        assert "192" not in found.address
+    finally:
+        assert head.stop(tmp_path)
+    assert head.find(tmp_path) is None
+    assert not head.stop(tmp_path)
+    assert not [pid for pid in ours if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+
+
+def test_a_recorded_process_that_is_another_one_by_now_is_neither_attached_to_nor_stopped(tmp_path: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        record = {
+            "address": "127.0.0.1:1",
+            "token_file": "",
+            "temp_dir": str(tmp_path / "nowhere"),
+            "dashboard": "",
+            "processes": {str(stranger.pid): 1},
+        }
+        (tmp_path / "ray.json").write_text(json.dumps(record))
+        assert head.find(tmp_path) is None
+        assert not head.stop(tmp_path)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.communicate()
+
+
+def test_the_record_of_a_dead_head_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "ray.json").write_text("{ torn")
+    assert head.find(tmp_path) is None
+    assert head.find(tmp_path / "missing") is None
+
+
+def test_an_address_that_may_be_anybodys_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(HeadError, match="auto"):
+        head.connect(tmp_path)
+
+
+def test_the_state_folder_is_beside_a_folder_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERLOOP_STATE", raising=False)
+    assert head.state_folder(f"file://{tmp_path}/a") == tmp_path / "a" / ".state"
+    assert head.state_folder(f"{tmp_path}/a") == tmp_path / "a" / ".state"
+    monkeypatch.chdir(tmp_path)
+    assert head.state_folder("s3://bucket") == tmp_path / "everloop-state"
+    monkeypatch.setenv("EVERLOOP_STATE", str(tmp_path / "mine"))
+    assert head.state_folder("s3://bucket") == tmp_path / "mine"
+
+
+def test_a_process_is_known_by_its_pid_and_start(tmp_path: Path) -> None:
+    from workflows.engine.claims import identity, known_dead, start_time
+
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    here = identity()
+    runner = {**here, "pid": process.pid, "started": start_time(process.pid)}
+    assert not known_dead(runner, here)
+    assert known_dead({**runner, "started": 1}, here)
+    os.kill(process.pid, signal.SIGKILL)
+    # A zombie counts as gone, before anybody waits for it.
+    until(lambda: known_dead(runner, here))
+    process.communicate()
+    assert not known_dead({**runner, "host": "elsewhere"}, here)
+    assert not known_dead({**runner, "boot_id": ""}, here)
