@@ -27,6 +27,7 @@ class CrawlResult:
         num_bytes: Bytes of bodies received.
         rejected: Pages not taken, counted by reason (`robots`, `private_address`, `too_large`, `bad_type`, `http_404`, ...).
         seconds: Wall time.
+        frontier_length: Records of the frontier that this result takes into account; what `confirm` confirms.
     """
 
     source: str
@@ -38,6 +39,7 @@ class CrawlResult:
     num_bytes: int
     rejected: Mapping[str, int]
     seconds: float
+    frontier_length: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from steps.common.context import StepContext
+from steps.common.parquet import parquet_table
 from steps.common.results import CrawlResult
 from steps.scrape.config import ScrapeConfig
+from steps.scrape.delivery import collect, undelivered
 from steps.scrape.documents import stored_links
 from steps.scrape.errors import (
     CrawlFailedError,
@@ -34,12 +36,14 @@ from steps.scrape.workers import Workers, open_workers
 logger = logging.getLogger(__name__)
 
 
-def run(config: ScrapeConfig, ctx: StepContext) -> CrawlResult:
+def run(config: ScrapeConfig, ctx: StepContext, *, consumer: str | None = None) -> CrawlResult:
     """Crawls the source that the config names.
 
     Args:
         config: What to crawl, and how.
         ctx: The surroundings; its token names the crawl.
+        consumer: Name of who takes the documents and confirms them (`confirm`); what it has not confirmed is delivered
+            again. None: only what this crawl finds new or changed.
 
     Raises:
         CrawlFailedError: No seed answered or may be asked for, or no page has ever given a document; the message names
@@ -55,8 +59,17 @@ def run(config: ScrapeConfig, ctx: StepContext) -> CrawlResult:
             attempt = _CrawlAttempt(config, source, crawl, ctx)
             attempt.crawl()
         ctx.fence()
-        crawl.finish()
-    return _result(name, crawl)
+        _finish(crawl, consumer, ctx)
+    return _result(name, crawl, ctx)
+
+
+def _finish(crawl: CrawlLog, consumer: str | None, ctx: StepContext) -> None:
+    state, length = crawl.log.refresh(), crawl.log.length
+    pages = undelivered(state, consumer, crawl.token) if consumer is not None else ()
+    if pages:
+        logger.info("%d documents or removals were given before and not confirmed by %s: again", len(pages), consumer)
+    removed = [page.url for page in pages if not page.text_sha256]
+    crawl.finish(list(collect(pages, ctx.blobs)), removed, length)
 
 
 class _CrawlAttempt:
@@ -181,20 +194,24 @@ class _CrawlAttempt:
         raise error
 
 
-def _result(name: str, crawl: CrawlLog) -> CrawlResult:
+def _result(name: str, crawl: CrawlLog, ctx: StepContext) -> CrawlResult:
     """Puts the result together from the records, whichever attempts wrote them."""
     pages = _pages(crawl)
     documents = [ref for record in crawl.batches() if (ref := batch_documents(record)) is not None]
+    again, removed_before, length = crawl.delivered_again()
+    removed = dict.fromkeys([*(page.url for page in pages if page.outcome == "removed"), *removed_before])
+    num_again = sum(parquet_table(ctx.blobs.get(ref), columns=["url"]).num_rows for ref in again)
     return CrawlResult(
         source=name,
-        documents=tuple(documents),
-        removed=tuple(page.url for page in pages if page.outcome == "removed"),
+        documents=(*documents, *again),
+        removed=tuple(removed),
         num_fetched=sum(page.was_asked_for for page in pages),
-        num_changed=sum(page.outcome == "changed" for page in pages),
+        num_changed=sum(page.outcome == "changed" for page in pages) + num_again,
         num_unchanged=sum(page.outcome == "unchanged" for page in pages),
         num_bytes=sum(page.num_bytes for page in pages),
         rejected=_rejections(pages),
         seconds=_seconds(crawl),
+        frontier_length=length,
     )
 
 

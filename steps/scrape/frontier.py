@@ -6,8 +6,9 @@ before it they are asked for again, after it never again in this crawl. Records:
 
     began      {crawl, attempt}                              an attempt at a crawl; refuses older attempts from now on
     batch      {crawl, attempt, pages, documents, elapsed_s} pages that are done
-    finished   {crawl, attempt}                              the crawl is complete
+    finished   {crawl, attempt, documents, removed, length}  the crawl is complete; what it delivers again (`delivery`)
     abandoned  {crawl, attempt, reason}                      the crawl failed; its next attempt looks at all pages again
+    confirmed  {consumer, length}                            a consumer has what the records before `length` gave
 
 A crawl is named by the token of its step, the same over all attempts. `attempt` is `[epoch, attempt]`.
 """
@@ -47,10 +48,12 @@ class Frontier:
     Attributes:
         pages: What is known of each page, by canonical URL, in order of discovery.
         crawls: Where each crawl stands, by token.
+        confirmed: Records whose documents each consumer has, counted from the first.
     """
 
     pages: Mapping[str, Page] = field(default_factory=dict)
     crawls: Mapping[str, CrawlState] = field(default_factory=dict)
+    confirmed: Mapping[str, int] = field(default_factory=dict)
 
 
 class FrontierFold:
@@ -64,6 +67,10 @@ class FrontierFold:
 
     def apply(self, state: Frontier, record: Record) -> Frontier:
         """The state after one more record."""
+        if record.kind == "confirmed":
+            consumer, length = str(record.data["consumer"]), int(record.data["length"])
+            newest = max(length, state.confirmed.get(consumer, 0))
+            return replace(state, confirmed={**state.confirmed, consumer: newest})
         if record.kind not in ("began", "batch", "finished", "abandoned"):
             return state
         token = str(record.data["crawl"])
@@ -80,8 +87,9 @@ class FrontierFold:
                 crawl = known
         pages = state.pages
         if record.kind == "batch":
-            pages = {**pages, **{page.url: page for page in batch_pages(record)}}
-        return Frontier(pages, {**state.crawls, token: crawl})
+            told = (_told(page, record, pages.get(page.url)) for page in batch_pages(record))
+            pages = {**pages, **{page.url: page for page in told}}
+        return replace(state, pages=pages, crawls={**state.crawls, token: crawl})
 
     def dump(self, state: Frontier) -> Any:
         """The state as JSON."""
@@ -90,6 +98,7 @@ class FrontierFold:
             "crawls": {
                 token: [crawl.first, list(crawl.attempt), crawl.finished] for token, crawl in state.crawls.items()
             },
+            "confirmed": dict(state.confirmed),
         }
 
     def load(self, data: Any) -> Frontier:
@@ -99,7 +108,19 @@ class FrontierFold:
             token: CrawlState(first, (attempt[0], attempt[1]), finished)
             for token, (first, attempt, finished) in data["crawls"].items()
         }
-        return Frontier({page.url: page for page in pages}, crawls)
+        return Frontier({page.url: page for page in pages}, crawls, dict(data["confirmed"]))
+
+
+def _told(page: Page, record: Record, before: Page | None) -> Page:
+    """Adds to a new row where its document is, and since when that has been said."""
+    match page.outcome:
+        case "changed":
+            return replace(page, told_at=record.index, document_in=batch_documents(record))
+        case "removed":
+            return replace(page, told_at=record.index)
+        case _:
+            kept = before.document_in if before is not None and page.text_sha256 else None
+            return replace(page, told_at=before.told_at if before is not None else 0, document_in=kept)
 
 
 def open_frontier(store: Store, source: str) -> Log[Frontier]:
@@ -134,10 +155,17 @@ class CrawlLog:
         """
         self._append("began", {})
 
-    def finish(self) -> None:
-        """Records that the crawl is complete."""
+    def finish(self, documents: Sequence[BlobRef], removed: Sequence[str], length: int) -> None:
+        """Records that the crawl is complete.
+
+        Args:
+            documents: Blobs of earlier crawls' documents that this one delivers again.
+            removed: Pages that earlier crawls found gone, told again.
+            length: Records of the frontier that the result takes into account.
+        """
         failpoint("scrape.finish.before-record")
-        self._append("finished", {})
+        again = [_ref_json(ref) for ref in documents]
+        self._append("finished", {"documents": again, "removed": list(removed), "length": length})
 
     def abandon(self, reason: str) -> None:
         """Records that the crawl failed, so that its next attempt asks for its pages again."""
@@ -169,6 +197,13 @@ class CrawlLog:
         for record in self.log.records(crawl.first):
             if record.kind == "batch" and record.data["crawl"] == self.token:
                 yield record
+
+    def delivered_again(self) -> tuple[list[BlobRef], list[str], int]:
+        """What the finished crawl delivers again, and the records it takes into account: the arguments of `finish`."""
+        for record in self.log.records(self.log.state.crawls[self.token].first):
+            if record.kind == "finished" and record.data["crawl"] == self.token:
+                return [_ref(ref) for ref in record.data["documents"]], record.data["removed"], record.data["length"]
+        raise LookupError(f"crawl {self.token} of {self.log.name} is not finished")
 
     def is_finished(self) -> bool:
         """Whether an attempt has completed the crawl."""
@@ -225,7 +260,8 @@ def _page(row: Mapping[str, Any], crawl: str) -> Page:
     values = {name: value for name, value in row.items() if name in known}
     values["crawl"] = crawl
     values["links"] = tuple(row.get("links", ()))
-    values["links_in"] = _ref(row["links_in"]) if row.get("links_in") else None
+    for name in ("links_in", "document_in"):
+        values[name] = _ref(row[name]) if row.get(name) else None
     return Page(**values)
 
 

@@ -36,6 +36,8 @@ class Page:
         fetched_at: Unix seconds.
         fails: Crawls in a row in which it failed.
         rendered: Whether its text needs a browser.
+        told_at: Index of the record that last gave its document or took it away; 0 if none did. Folded, not recorded.
+        document_in: Parquet blob that holds its document. Folded, not recorded.
     """
 
     url: str
@@ -53,6 +55,8 @@ class Page:
     fetched_at: float = 0.0
     fails: int = 0
     rendered: bool = False
+    told_at: int = 0
+    document_in: BlobRef | None = None
 
     @property
     def has_answered(self) -> bool:

@@ -25,7 +25,8 @@ def test_a_batch_is_known_to_every_later_reader(tmp_path: Path) -> None:
     first.begin()
     first.record_batch([page("a", etag='"1"', links=("http://example.com/b",)), page("b", links_in=REF)], REF)
     state = attempt(tmp_path).log.refresh()
-    assert state.pages["http://example.com/a"] == page("a", etag='"1"', links=("http://example.com/b",))
+    told = {"told_at": 1, "document_in": REF}
+    assert state.pages["http://example.com/a"] == page("a", etag='"1"', links=("http://example.com/b",), **told)
     assert state.pages["http://example.com/b"].links_in == REF
 
 
@@ -49,7 +50,7 @@ def test_an_older_attempt_is_refused_once_a_newer_one_has_begun(tmp_path: Path) 
     with pytest.raises(Fenced):
         zombie.record_batch([page("a")], REF)
     with pytest.raises(Fenced):
-        zombie.finish()
+        zombie.finish([], [], 0)
     assert list(attempt(tmp_path, 3).batches()) == []
 
 
@@ -57,7 +58,8 @@ def test_a_finished_crawl_stays_finished(tmp_path: Path) -> None:
     crawl = attempt(tmp_path)
     crawl.begin()
     assert not crawl.is_finished()
-    crawl.finish()
+    crawl.finish([REF], ["http://example.com/gone"], 7)
+    assert attempt(tmp_path, 2).delivered_again() == ([REF], ["http://example.com/gone"], 7)
     assert attempt(tmp_path, 2).is_finished()
     assert not attempt(tmp_path, 1, token="c2").is_finished()
 
