@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MINIO_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "everloop", "AWS_SECRET_ACCESS_KEY": "everloop-tests"}
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ |= MINIO_CREDENTIALS  # workers inherit them from here, and MinIO may be started later
     temp_dir = Path("/tmp") / f"el-{secrets.token_hex(3)}"  # noqa: S108 - Ray's socket paths must stay short
     context = ray.init(
         num_cpus=4,
@@ -70,7 +72,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if binary is None:
         pytest.skip("no MinIO: set EVERLOOP_MINIO or put `minio` on PATH")
     port = _free_port()
-    os.environ |= {"AWS_ACCESS_KEY_ID": "everloop", "AWS_SECRET_ACCESS_KEY": "everloop-tests"}
+    os.environ |= MINIO_CREDENTIALS
     (folder / "data" / "tests").mkdir(parents=True)
     log = (folder / "log").open("wb")
     server = subprocess.Popen(
