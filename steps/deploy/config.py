@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from steps.common.eprocess import DEFAULT_NULL_RATIO
+
 
 class ServingConfig(BaseModel):
     """How models are served. Travels in the release log, so that whoever converges an endpoint makes the same one."""
@@ -90,7 +92,9 @@ class DeployConfig(BaseModel):
         description="Probability of rolling back a challenger that is not worse, over all looks.",
     )
     null_ratio: float = Field(
-        default=1.25, ge=1, description="Ratio of the rates of bad units up to which a challenger is not worse."
+        default=DEFAULT_NULL_RATIO,
+        ge=1,
+        description="Ratio of the rates of bad units up to which a challenger is not worse.",
     )
     max_failed_rate: float = Field(
         default=0.01,

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from steps.common.eprocess import WeightedOdds, conditional_weight, mean_e_value, upper_bound
+from steps.common.eprocess import WeightedOdds, combined, conditional_weight, upper_bound
 from steps.common.outcomes import Outcome
 from steps.common.releases import Evidence, Rollout
-from steps.deploy.quality import METRICS
+from steps.deploy.quality import SHARES
 
 SHADOW_METRICS = frozenset({"failed", "degenerate", "implausible"})
 """Copies wait in a queue behind real requests, so their times say nothing about the challenger."""
@@ -40,8 +40,8 @@ class Tally:
     _weighed: set[tuple[str, str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.processes = {metric: WeightedOdds(null_ratio=self.null_ratio) for metric in METRICS}
-        self.bad = {metric: {"champion": set(), "challenger": set()} for metric in METRICS}
+        self.processes = {metric: WeightedOdds(null_ratio=self.null_ratio) for metric in SHARES}
+        self.bad = {metric: {"champion": set(), "challenger": set()} for metric in SHARES}
 
     def take(self, outcomes: Iterable[Outcome]) -> None:
         """Takes outcomes in, in the order of the steps; others than the rollout's are passed over."""
@@ -96,7 +96,7 @@ class Tally:
     @property
     def e_value(self) -> float:
         """E over all metrics; roll back at 1/alpha."""
-        return mean_e_value(process.value for process in self.processes.values())
+        return combined({metric: process.value for metric, process in self.processes.items()}, SHARES)
 
     def units_at(self, step: int) -> int:
         """Challenger units of one step."""

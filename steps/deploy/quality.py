@@ -6,9 +6,12 @@ import zlib
 
 from steps.common.releases import Limits
 
-METRICS = ("failed", "slow", "degenerate", "implausible")
-"""`failed`: an error, or a broken stream. `slow`: late first token, or slow tokens. `degenerate`: empty or repetitive.
-`implausible`: the champion finds the answer unlikely."""
+SHARES = {"failed": 1 / 2, "slow": 1 / 6, "degenerate": 1 / 6, "implausible": 1 / 6}
+"""The metrics, and the part of alpha that each gets.
+
+`failed`: an error, or a broken stream. `slow`: late first token, or slow tokens. `degenerate`: empty or repetitive.
+`implausible`: the champion finds the answer unlikely. Failures get half, because with equal parts 1 -> 5 % failures are
+found in fewer rollouts (tests/bench/canary.py)."""
 
 MIN_REPETITION_BYTES = 200
 """Shorter answers are too short to be called repetitive."""

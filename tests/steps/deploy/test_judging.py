@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from steps.common.eprocess import WeightedOdds
+from steps.common.eprocess import DEFAULT_NULL_RATIO, WeightedOdds, combined
 from steps.common.outcomes import Outcome
 from steps.common.releases import Limits, ReleasedModel, Rollout, RolloutStep
 from steps.deploy.judging import Tally, pinned
+from steps.deploy.quality import SHARES
 from steps.deploy.splitting import on_challenger
 from workflows.log import TreeRef
 
@@ -48,7 +49,7 @@ def outcome(session: str, variant: Any, step: int = 0, at: float = 0.0, **change
 
 
 def tally(*outcomes: Outcome, steps: tuple[RolloutStep, ...] = STEPS) -> Tally:
-    made = Tally(rollout(*steps), 1.25)
+    made = Tally(rollout(*steps), DEFAULT_NULL_RATIO)
     made.take(outcomes)
     return made
 
@@ -89,7 +90,7 @@ def test_others_outcomes_and_those_of_clients_who_left_do_not_count() -> None:
         outcome("d", "champion", fell_back=True),
     )
     assert seen.requests == {"champion": 0, "challenger": 0}
-    assert seen.e_value == 1.0
+    assert seen.e_value == pytest.approx(1.0)
 
 
 def test_in_the_shadow_only_differences_count_and_times_do_not() -> None:
@@ -104,9 +105,9 @@ def test_in_the_shadow_only_differences_count_and_times_do_not() -> None:
 
     assert seen((), ("failed",)).processes["failed"] == WeightedOdds().observe(0.5, from_canary=True)
     assert seen(("degenerate",), ()).processes["degenerate"] == WeightedOdds().observe(0.5, from_canary=False)
-    assert seen(("failed",), ("failed",)).e_value == 1.0
-    assert seen((), ("slow",)).e_value == 1.0
-    assert tally(outcome("a", "shadow", bad=("failed",)), steps=shadow).e_value == 1.0
+    assert seen(("failed",), ("failed",)).e_value == pytest.approx(1.0)
+    assert seen((), ("slow",)).e_value == pytest.approx(1.0)
+    assert tally(outcome("a", "shadow", bad=("failed",)), steps=shadow).e_value == pytest.approx(1.0)
 
 
 def test_evidence_sums_up_what_was_seen() -> None:
@@ -114,7 +115,8 @@ def test_evidence_sums_up_what_was_seen() -> None:
     evidence = seen.evidence("look", 5.0, 0.05)
     assert evidence.requests == {"champion": 1, "challenger": 2}
     assert evidence.bad["failed"] == {"champion": 0, "challenger": 1}
-    assert evidence.e_value == pytest.approx(sum(evidence.e_values.values()) / len(evidence.e_values))
+    assert evidence.e_value == pytest.approx(combined(evidence.e_values, SHARES))
+    assert evidence.e_value > 1
     assert 0.5 < evidence.upper_bound < 1
     assert tally().evidence("look", 5.0, 0.05).upper_bound == 1.0
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from steps.common.releases import Limits
-from steps.deploy.quality import defects, degenerate
+from steps.deploy.quality import SHARES, defects, degenerate
 
 PROSE = (
     "Return a new list containing all items from the iterable in ascending order. A custom key function can be "
@@ -61,3 +61,7 @@ def test_loops_and_silence_are_degenerate(answer: str) -> None:
 @pytest.mark.parametrize("answer", [PROSE, PROSE * 2, "no no no", "def f(x):\n    return x\n" * 3])
 def test_prose_and_short_answers_are_not(answer: str) -> None:
     assert not degenerate(answer)
+
+
+def test_the_shares_of_alpha_sum_to_one() -> None:
+    assert sum(SHARES.values()) == pytest.approx(1.0)
