@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # Student's quantile
 
 from steps.common.results import Interval
 
@@ -13,10 +14,13 @@ _CELLS_AT_ONCE = 2_000_000
 def bootstrap_mean(
     values: npt.NDArray[np.float64], *, confidence: float, num_resamples: int = 4000, seed: int = 0
 ) -> Interval:
-    """Interval of the mean of independent values, by the studentized bootstrap.
+    """Interval of the mean of independent values: the outer ends of the studentized bootstrap's and of Student's.
 
-    The bootstrap-t (Efron and Tibshirani 1993, section 12.5) holds its confidence where the percentile interval is too
-    narrow: with few, skewed values. For pairs, pass the differences.
+    Neither holds its confidence alone. The bootstrap-t (Efron and Tibshirani 1993, section 12.5) bears skew, but is too
+    narrow for symmetric heavy tails: at 95 % and 40 values it missed 8 to 11 % of the means. Student's bears those, but
+    misses 12 % of the means of 12 exponential values. Measured for both together, at 95 % and with 12 to 100 values of
+    eight distributions: 1 to 5 % missed on the worse side, but 6 % for 12 lognormal values. For pairs, pass the
+    differences.
 
     Args:
         values: Shape (n,), at least two, finite.
@@ -47,6 +51,10 @@ def bootstrap_mean(
         parts.append((drawn.mean(axis=1) - mean) / np.maximum(errors, error / np.sqrt(num_values)))
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    student = float(stdtrit(num_values - 1, 1 - tail))
     return Interval(
-        estimate=mean, low=mean - float(upper) * error, high=mean - float(lower) * error, confidence=confidence
+        estimate=mean,
+        low=mean - max(float(upper), student) * error,
+        high=mean - min(float(lower), -student) * error,
+        confidence=confidence,
     )

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 STEP_TOKEN = "everloop.step_token"  # noqa: S105 - the name of a tag
 TREE_DIGEST = "everloop.tree_sha256"
+LOGGED_MODEL = "everloop.logged_model"
 
 _MAX_BATCH = 1000
 """Metrics that the MLflow REST API takes in one call."""
@@ -163,7 +164,8 @@ class Tracking:
                 source=model.artifact_location,
                 run_id=run_id,
                 model_id=model.model_id,
-                tags=tags,
+                # The SQL registry does not keep `model_id`.
+                tags={**tags, LOGGED_MODEL: model.model_id},
                 description=description,
             )
             found = self._versions(model_name, token)

@@ -17,6 +17,7 @@ from steps.common.language_model import (
     load_model,
     load_tokenizer,
     pack_texts,
+    verify_model,
 )
 from steps.evaluate.text import fault
 from workflows.log import Blobs, TreeRef
@@ -58,11 +59,13 @@ class Scorer:
 
     @cached_property
     def _loaded(self) -> _Loaded:
-        import torch
-
-        torch.set_num_threads(1)
         with tempfile.TemporaryDirectory(prefix="everloop-scorer-") as name:
             folder = self._blobs.fetch_tree(self._tree, Path(name))
+            # Before torch is imported, which takes seconds that a damaged model is not worth.
+            verify_model(folder)
+            import torch
+
+            torch.set_num_threads(1)
             model = load_model(folder)
             tokenizer, special = load_tokenizer(folder)
         row_length = min(int(model.config.max_position_embeddings), MAX_ROW_LENGTH)

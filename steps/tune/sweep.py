@@ -64,11 +64,13 @@ class Journal:
     Attributes:
         finished: Trials of earlier attempts and of this one.
         last_error: Why a trial last died.
+        broken: What kept the journal from recording, once something has; then the sweep must end.
     """
 
     def __init__(self, ctx: StepContext, config: TuneConfig, finished: Sequence[FinishedTrial], origin: str) -> None:
         self.finished = list(finished)
         self.last_error = "none"
+        self.broken: Exception | None = None
         self._ctx = ctx
         self._config = config
         self._origin = origin
@@ -94,7 +96,11 @@ class Journal:
         reports = tuple(self._reports.pop(number, ()))
         trial = finished_trial(number, params, result, self._config.max_steps, self._origin)
         record = FinishedTrial(number=number, trial=trial, reports=reports)
-        self._ctx.checkpoint(trial.name, record)
+        try:
+            self._ctx.checkpoint(trial.name, record)
+        except Exception as error:  # noqa: BLE001 - Tune would take it for an error of the trial, and run that again
+            self.broken = error
+            return
         self.finished.append(record)
         self._ctx.progress(len(self.finished), self._config.num_trials, f"{trial.name} {trial.status}")
 
@@ -129,7 +135,11 @@ def sweep(
     journal: Journal,
     ctx: StepContext,
 ) -> None:
-    """Runs the pending trials with Ray Tune; the journal hears of each report and each end."""
+    """Runs the pending trials with Ray Tune; the journal hears of each report and each end.
+
+    Raises:
+        Exception: Whatever kept the journal from recording.
+    """
     from ray import tune
 
     from steps.tune.search import JournaledSearch, make_scheduler
@@ -145,6 +155,13 @@ def sweep(
 
         def on_trial_error(self, *_: Any, trial: Any, **__: Any) -> None:
             journal.died(int(trial.config["number"]), _reason(trial))
+
+    class WhileRecorded(tune.Stopper):  # type: ignore[misc]  # ray is not followed
+        def __call__(self, *_: Any) -> bool:
+            return journal.broken is not None
+
+        def stop_all(self) -> bool:
+            return journal.broken is not None
 
     search = JournaledSearch(
         space=space,
@@ -171,9 +188,12 @@ def sweep(
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=config.max_failures),
                 callbacks=[Recorder()],
+                stop=WhileRecorded(),
             ),
         )
         tuner.fit()
+    if journal.broken is not None:
+        raise journal.broken
 
 
 def _reason(trial: Any) -> str:
