@@ -7,6 +7,7 @@ environment (0.8 GB without torch) is made by `uv` from `alibi_worker.py.lock` a
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import queue
@@ -87,9 +88,10 @@ class AlibiWorker:
 
     def __init__(self, engine: str) -> None:
         self.engine = engine
+        command = _command(engine)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
-            _command(engine),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -98,7 +100,8 @@ class AlibiWorker:
             env={name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")},
         )
         self._answers: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def ask(self, op: str, timeout_s: float, **arguments: Any) -> Mapping[str, Any]:
         """Sends a request and waits for the answer.
@@ -129,17 +132,16 @@ class AlibiWorker:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._listener.join()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # a request that nobody was there to read
+                    pipe.close()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None, "stdout is a pipe"
-        try:
-            for line in self._process.stdout:
-                self._answers.put(line)
-        except ValueError:
-            pass  # closed while reading
+        for line in self._process.stdout:
+            self._answers.put(line)
         self._answers.put(None)
 
     def _last_words(self) -> str:

@@ -22,6 +22,8 @@ MIN_PROMPTS = 15
 _SPLIT_SESSIONS = 10  # neighbours that stay on one side when sessions are held back
 _FEW = 200  # sessions from which a single split into reference and held-back is trusted
 _NUM_SPLITS = 6  # splits tried below that; the most careful one is kept
+_NUM_RUNS = 400  # length of the replay in promised run lengths
+_NUM_RUNS_FEW = 100  # the same with few sessions, whose own chance is larger than the replay's
 _TOLERANCE = (0.8, 1.25)  # measured over promised run length that counts as kept
 
 
@@ -90,6 +92,7 @@ def _fit(
             window=window,
             num_bootstraps=config.num_bootstraps,
             rng=rng,
+            num_runs=_NUM_RUNS if len(vectors) >= _FEW else _NUM_RUNS_FEW,
         ),
         scalars=scalars.calibrate(names, values[~held], values[held], target=target, window=window, rng=rng),
     )

@@ -8,6 +8,7 @@ sessions the promised one, because the bootstrap alone misses it by a factor of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from steps.monitor.streams import Floats, Indices, block_length, correction, dra
 
 _TAIL = 10  # bootstrap streams that the highest threshold must rest on
 _CONFIRM = 0.95  # quantile of windows without drift that the window after an alarm must exceed
-_REPLAY_RUNS = 400  # length of the replay, in promised run lengths; its relative error is 1 / sqrt(400)
+_MAX_STREAMS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,14 @@ def rbf(left: Floats, right: Floats, bandwidth: float) -> Floats:
 
 
 def calibrate(
-    reference: Floats, held_back: Floats, *, target: float, window: int, num_bootstraps: int, rng: np.random.Generator
+    reference: Floats,
+    held_back: Floats,
+    *,
+    target: float,
+    window: int,
+    num_bootstraps: int,
+    rng: np.random.Generator,
+    num_runs: int = 400,
 ) -> MmdReference:
     """Fits the detector to traffic without drift.
 
@@ -71,6 +79,7 @@ def calibrate(
         window: Sessions in the sliding window.
         num_bootstraps: Simulated streams behind the shape of the thresholds.
         rng: Source of chance.
+        num_runs: Length of the replay, in promised run lengths; its relative error is 1 / sqrt(num_runs).
     """
     bandwidth = _median_distance(reference)
     kernel = rbf(reference, reference, bandwidth)
@@ -90,7 +99,7 @@ def calibrate(
         measured=0.0,
         num_alarms=0,
     )
-    return _correct(fitted, held_back, target, rng)
+    return _correct(fitted, held_back, target, num_runs, rng)
 
 
 def _median_distance(points: Floats) -> float:
@@ -134,10 +143,12 @@ def _thresholds(statistics: NDArray[np.float64], hazard: float) -> NDArray[np.fl
     return np.maximum(thresholds, 1e-4)
 
 
-def _correct(fitted: MmdReference, held_back: Floats, target: float, rng: np.random.Generator) -> MmdReference:
-    ratios = _replay(fitted, held_back, target, rng)
+def _correct(
+    fitted: MmdReference, held_back: Floats, target: float, num_runs: int, rng: np.random.Generator
+) -> MmdReference:
+    ratios = _replay(fitted, held_back, target, num_runs, rng)
     factor = correction(lambda tried: run_length(ratios > tried)[0], target)
-    measured, num_alarms = run_length(_replay(fitted, held_back, target, rng) > factor)
+    measured, num_alarms = run_length(_replay(fitted, held_back, target, num_runs, rng) > factor)
     return replace(
         fitted,
         thresholds=fitted.thresholds * factor,
@@ -148,14 +159,19 @@ def _correct(fitted: MmdReference, held_back: Floats, target: float, rng: np.ran
     )
 
 
-def _replay(fitted: MmdReference, held_back: Floats, target: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _replay(
+    fitted: MmdReference, held_back: Floats, target: float, num_runs: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
     """Statistic over threshold along streams of held-back sessions, each from a start; shape [streams, steps]."""
     window, points = fitted.window, np.concatenate([held_back, fitted.points])
     num_held = len(held_back)
     length = int(min(max(target, 4 * window), 20 * window))
-    num_streams = int(np.clip(_REPLAY_RUNS * target / length, 50, 4000))
-    stream = draw_endless(rng, num_held, num_streams=num_streams, length=length, block=fitted.block, window=window)
-    first = num_held + np.stack([rng.permutation(len(fitted.points))[:window] for _ in range(num_streams)])
+    if num_held >= 4 * window:
+        length = min(length, num_held)  # then no session need be drawn twice, which is cheaper
+    num_streams = int(np.clip(num_runs * target / length, 50, _MAX_STREAMS))
+    draw = draw_once if num_held >= length else partial(draw_endless, window=window)
+    stream = draw(rng, num_held, num_streams=num_streams, length=length, block=fitted.block)
+    first = num_held + draw_once(rng, len(fitted.points), num_streams=num_streams, length=window, block=1)
     path = np.concatenate([first, stream], axis=1)
     kernel = rbf(points, points, fitted.bandwidth)
     to_reference = rbf(points, fitted.points, fitted.bandwidth).mean(1, dtype=np.float64)

@@ -40,7 +40,7 @@ class WordEmbedder:
         return total / max(float(np.linalg.norm(total)), 1e-6)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., DatasetVersion]:
     def make(blobs: Blobs, num_documents: int = 30, topic: str = "code", num_words: int = 120) -> DatasetVersion:
         rows = []
@@ -79,7 +79,7 @@ def make_dataset() -> Callable[..., DatasetVersion]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def release() -> Release:
     return Release(
         alias="everloop",
@@ -92,7 +92,7 @@ def release() -> Release:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def send() -> Callable[..., None]:
     """Appends outcomes as a router does: `num` sessions about a topic."""
 
@@ -120,6 +120,6 @@ def send() -> Callable[..., None]:
     return append
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def embedder() -> WordEmbedder:
     return WordEmbedder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal as signals_of_unix
 import subprocess
 import sys
@@ -26,19 +27,27 @@ CONFIG = MonitorConfig(run_length=300, window=10, min_sessions=150, num_bootstra
 Send = Callable[..., None]
 
 
-@pytest.fixture
-def ctx(
-    tmp_path: Path,
+@pytest.fixture(scope="module")
+def watched(
+    tmp_path_factory: pytest.TempPathFactory,
     make_dataset: Callable[..., DatasetVersion],
     release: Release,
     send: Send,
     embedder: TextEmbedder,
-) -> AloneContext:
+) -> Path:
     """A storage in which the champion is watched, by a reference of 300 sessions about code."""
-    ctx = AloneContext(f"file://{tmp_path}/store", step="monitor", scratch=tmp_path)
+    folder = tmp_path_factory.mktemp("watched")
+    ctx = AloneContext(f"file://{folder}", step="monitor", scratch=folder)
     send(ctx.store, "code", 0, 300)
     watch(CONFIG, make_dataset(ctx.blobs), release, ctx, embedder)
-    return ctx
+    return folder
+
+
+@pytest.fixture
+def ctx(tmp_path: Path, watched: Path) -> AloneContext:
+    """A copy of that storage."""
+    shutil.copytree(watched, tmp_path / "store")
+    return AloneContext(f"file://{tmp_path}/store", step="monitor", scratch=tmp_path)
 
 
 def test_nothing_is_watched_before_the_first_reference(tmp_path: Path) -> None:

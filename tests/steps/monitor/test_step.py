@@ -19,7 +19,7 @@ from steps.monitor.step import watch
 
 MakeDataset = Callable[..., DatasetVersion]
 Send = Callable[..., None]
-NANO = MonitorConfig(run_length=100, window=10, min_sessions=60, num_bootstraps=500, max_tokens=16)
+NANO = MonitorConfig(run_length=100, window=10, min_sessions=60, num_bootstraps=200, max_tokens=16)
 
 
 @pytest.fixture
