@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -119,7 +120,7 @@ class Bench:
 
     def step_times_ms(self, run_id: str) -> list[float]:
         times = [r.at for r in self.records(run_id) if r.kind == "advanced"]
-        return [1e3 * (after - before) for before, after in zip(times, times[1:], strict=False)]
+        return [1e3 * (after - before) for before, after in itertools.pairwise(times)]
 
     def records(self, run_id: str) -> Iterator[Any]:
         return Log(self.engine.store, f"runs/{run_id}", self.engine._fold).records()
@@ -214,7 +215,9 @@ class Bench:
         began = time.perf_counter()
         for index, name in enumerate(names):
             started = [[names[index + 1], 1]] if index + 1 < length else []
-            log.append(lambda _, n=name, i=index, s=started: Draft("advanced", {"done": [[n, i]], "started": s}, epoch=1))  # type: ignore[misc]
+            log.append(
+                lambda _, n=name, i=index, s=started: Draft("advanced", {"done": [[n, i]], "started": s}, epoch=1)
+            )  # type: ignore[misc]
         self.add(f"journal of {length:,}: append, per record", None, 1e3 * (time.perf_counter() - began) / length, "ms")
         began = time.perf_counter()
         assert len(Log(self.engine.store, f"runs/{run_id}", self.engine._fold).state.steps) == length

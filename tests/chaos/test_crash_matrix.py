@@ -1,7 +1,7 @@
 """The crash matrix: at every failpoint of log and engine, kill -9 of the runner, on both storages.
 
-A runner drives a small graph in a process of its own and dies at the armed place; then another one drives the run on. Whatever the
-place: nothing recorded is lost, nothing recorded runs twice, and the result is the same.
+A runner drives a small graph in a process of its own and dies at the armed place; then another one drives the run on.
+Whatever the place: nothing recorded is lost, nothing recorded runs twice, and the result is the same.
 """
 
 from __future__ import annotations
@@ -20,8 +20,15 @@ from workflows.log import Log, failpoint_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACE = Pace(poll_s=0.02, grace_s=1.0, ttl_s=3.0)
-PLACES = [name for name in failpoint_names("workflows.log", "workflows.engine") if not name.startswith("engine.worker.")]
-SLICE = ["engine.drive.after-claim", "engine.runner.after-submit", "log.append.before-create", "log.append.after-create"]
+PLACES = [
+    name for name in failpoint_names("workflows.log", "workflows.engine") if not name.startswith("engine.worker.")
+]
+SLICE = [
+    "engine.drive.after-claim",
+    "engine.runner.after-submit",
+    "log.append.before-create",
+    "log.append.after-create",
+]
 EXPECTED = {"small": 13, "loop_graph": 7}
 
 

@@ -1,7 +1,7 @@
 """Who may drive a run: one runner at a time, by a record; and how to tell that it has died.
 
-The claim record decides, and every later record carries its epoch. The liveness object only decides how soon another runner
-may try: a wrong guess costs time, never correctness, because the loser is fenced at its next record.
+The claim record decides, and every later record carries its epoch. The liveness object only decides how soon another
+runner may try: a wrong guess costs time, never correctness, because the loser is fenced at its next record.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _link(path: str) -> str:
 
 
 def known_dead(runner: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether the runner surely is gone: it ran on this boot of this machine, in this pid namespace, and is not there."""
+    """Whether the runner surely is gone: it ran on this boot of this machine, in this pid namespace, and is not
+    there.
+    """
     same = all(runner.get(key) and runner.get(key) == here[key] for key in ("host", "boot_id", "pid_namespace"))
     return same and start_time(int(runner["pid"])) != runner.get("started")
 
@@ -115,7 +117,8 @@ def claim(
         run_id: The run.
         state: The run as it is now.
         ttl_s: Silence after which a runner counts as dead.
-        expected: Index of the claim that this one replaces, as the runner saw it first: losing the race to any other claim is
+        expected: Index of the claim that this one replaces, as the runner saw it first: losing the race to any other
+        claim is
             a refusal, not a reason to try again.
         at: Now, by the store's clock.
         changes: Accepted code and graph, if any.

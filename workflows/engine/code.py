@@ -1,8 +1,9 @@
 """What code a run runs: a digest per step, a digest of the lock file, and the source itself as a bundle.
 
-The digest of a step is SHA-256 over its module and every project module that it imports, transitively, read from the syntax tree:
-nothing is imported, so what is installed does not matter, and what is written inside functions counts. The engine itself is a
-library here, and no part of it.
+The digest of a step is SHA-256 over its module and every project module that it imports, transitively, read from the
+syntax tree:
+nothing is imported, so what is installed does not matter, and what is written inside functions counts. The engine
+itself is a library here, and no part of it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ class Project:
         return hashlib.sha256(self.lock_file.read_bytes()).hexdigest() if self.lock_file else ""
 
     def bundle(self, addresses: Iterable[str]) -> bytes:
-        """A zip of the project: whole packages, with the data files in them, as far as these functions reach. Equal files, equal bytes."""
+        """A zip of the project: whole packages, with the data files in them, as far as these functions reach. Equal
+        files, equal bytes.
+        """
         files: dict[str, Path] = {}
         modules = set().union(*(self.closure(address.partition(":")[0]) for address in addresses))
         tops: dict[tuple[Path, str], Path] = {}
@@ -197,7 +200,9 @@ def _default_roots() -> list[Path]:
 
 
 def difference(recorded: Mapping[str, Any], present: Mapping[str, Any], addresses: Iterable[str]) -> list[str]:
-    """What differs between the recorded and the present code of some functions: one line each, empty if nothing does."""
+    """What differs between the recorded and the present code of some functions: one line each, empty if nothing
+    does.
+    """
     if recorded["source"] == present["source"] and recorded["lock"] == present["lock"]:
         return []
     lines = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.engine.errors import RunOver
-from workflows.log import Blobs, Fenced, Log, Record, Store, decode, encode
+from workflows.log import Blobs, Fenced, Store, decode, encode, stored_records
 
 PROGRESS_INTERVAL_S = 1.0
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -112,7 +112,7 @@ class Context:
         """
         if self.stopped is not None:
             raise self.stopped
-        for record in Log(self.store, f"runs/{self.run_id}", _Nothing()).records(start=self._length):
+        for record in stored_records(self.store, f"runs/{self.run_id}", self._length):
             self._length = record.index + 1
             if record.kind == "claimed" and record.epoch > self.epoch:
                 self.stopped = Fenced(f"runs/{self.run_id}", self.epoch, record.epoch)
@@ -155,19 +155,3 @@ class Context:
         """Removes the scratch folder, if anybody asked for one."""
         if "scratch" in self.__dict__:
             shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-class _Nothing:
-    """A fold that keeps nothing: the fence needs records, not the state."""
-
-    def initial(self) -> None:
-        return None
-
-    def apply(self, state: None, record: Record) -> None:
-        return None
-
-    def dump(self, state: None) -> None:
-        return None
-
-    def load(self, data: Any) -> None:
-        return None

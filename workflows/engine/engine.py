@@ -170,7 +170,9 @@ class Engine:
         config: Any = None,
         from_step: str = "",
     ) -> Plan:
-        """What a command would do, step by step: `drive` of a run, `start` of a builder, `fork` of a run from a step."""
+        """What a command would do, step by step: `drive` of a run, `start` of a builder, `fork` of a run from a
+        step.
+        """
         if not run_id:
             if builder is None:
                 raise ValueError("plan needs a run id or a builder")
@@ -186,8 +188,8 @@ class Engine:
     def fork(
         self, run_id: str, from_step: str, config: Any = None, run_id_new: str | None = None, *, cause: Any = None
     ) -> str:
-        """Records a new run by the present code that takes over what the old one has finished, but for `from_step`, what a new
-        config changes, and all that follows.
+        """Records a new run by the present code that takes over what the old one has finished, but for `from_step`,
+        what a new config changes, and all that follows.
 
         Args:
             run_id: The run to fork.
@@ -244,7 +246,8 @@ class Engine:
         return decode(self._log(run_id).state.created["config"], self.blobs)
 
     def cancel(self, run_id: str, *, by: str = "", reason: str = "") -> RunView:
-        """Cancels a run: at once if nobody drives it, else its runner stops the steps in flight and says what would not end.
+        """Cancels a run: at once if nobody drives it, else its runner stops the steps in flight and says what would
+        not end.
 
         Raises:
             RunOver: It has ended otherwise.
@@ -443,13 +446,13 @@ class Engine:
             if launch.graph.to_json() != unpack(state.graphs[0][1], self.blobs):
                 lines.append(f"{builder}: makes another graph")
                 graph = pack(launch.graph.to_json(), self.blobs)
-                present = launch.code
+                present = dict(launch.code)
         if not lines:
             return {}
         if mode == "same":
             raise CodeChanged(run_id, lines)
         _logger.info("run %s goes on with changed code: %s", run_id, "; ".join(lines))
-        return {"code": dict(present), "graph": graph}
+        return {"code": present, "graph": graph}
 
 
 def _unfinished(state: RunState) -> builtins.list[str]:

@@ -10,7 +10,8 @@ from workflows.engine.state import RunState, downstream
 
 
 def reused_steps(parent_id: str, parent: RunState, launch: Launch, from_step: str) -> dict[str, Any]:
-    """The results that a fork takes over, by step: finished, not behind `from_step`, and asked the same question as before.
+    """The results that a fork takes over, by step: finished, not behind `from_step`, and asked the same question as
+    before.
 
     A result is JSON that names blobs, so nothing large is copied.
 

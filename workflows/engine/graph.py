@@ -1,7 +1,7 @@
 """A graph of bound steps, written down as data at once.
 
-Only `get_args`, `get_kwargs` and `get_options` of a node are read, with an explicit stack: `DAGNode.execute` is deprecated
-(Ray 2.60), and `apply_recursive` and pickled graphs die at a depth of some hundreds.
+Only `get_args`, `get_kwargs` and `get_options` of a node are read, with an explicit stack: `DAGNode.execute` is
+deprecated (Ray 2.60), and `apply_recursive` and pickled graphs die at a depth of some hundreds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Node:
     Attributes:
         step: Its id: a path.
         function: `module:qualname` of the step, or of one of the engine's waits.
-        arguments: Encoded `(args, kwargs)`, with `Ref` for nodes.
+        arguments: `{"args": [...], "kwargs": {...}}`, each value encoded by itself, with `Ref` for nodes.
         needs: Ids of the steps whose results it takes, each once.
     """
 
@@ -45,7 +45,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Steps in an order in which they could run, the settings of their functions, and the step that gives the result."""
+    """Steps in an order in which they could run, the settings of their functions, and the step that gives the
+    result.
+    """
 
     nodes: tuple[Node, ...]
     functions: Mapping[str, Mapping[str, Any]]
@@ -97,7 +99,12 @@ def capture(root: Any, encode: Callable[[Any], JSON], *, scope: str = "", where:
         ids[id(node)] = taken.take(address, step_id)
         arguments = (tuple(node.get_args()), dict(node.get_kwargs()))
         needs = tuple(dict.fromkeys(ids[id(child)] for child in _children(arguments)))
-        nodes.append(Node(ids[id(node)], address, encode(_with_refs(arguments, ids)), needs))
+        args, kwargs = _with_refs(arguments, ids)
+        encoded = {
+            "args": [encode(value) for value in args],
+            "kwargs": {name: encode(value) for name, value in kwargs.items()},
+        }
+        nodes.append(Node(ids[id(node)], address, encoded, needs))
     return Graph(tuple(nodes), functions, ids[id(root)])
 
 
@@ -138,6 +145,27 @@ def _with_refs(value: Any, ids: Mapping[int, str]) -> Any:
     if type(value) is dict:
         return {key: _with_refs(item, ids) for key, item in value.items()}
     return value
+
+
+def decoded_arguments(
+    arguments: JSON, decode: Callable[[JSON], Any], results: Mapping[str, Any] | None = None
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a node. With results, these stand in the place of `Ref`s.
+
+    Most arguments are a plain result of another step, so that is not decoded but looked up.
+    """
+
+    def value_of(data: JSON) -> Any:
+        if results is not None and type(data) is dict and data.get("$type") == _REF:
+            return results[data["step"]]
+        return decode(data) if results is None else with_results(decode(data), results)
+
+    return [value_of(data) for data in arguments["args"]], {
+        name: value_of(data) for name, data in arguments["kwargs"].items()
+    }
+
+
+_REF = f"{Ref.__module__}:{Ref.__qualname__}"
 
 
 def with_results(value: Any, results: Mapping[str, Any]) -> Any:

@@ -1,9 +1,10 @@
 """This machine's own Ray head, for runs without a cluster.
 
-A runner connects to `RAY_ADDRESS` if that is set, else to the head recorded in `<state>/ray.json`, else it starts one and records it.
+A runner connects to `RAY_ADDRESS` if that is set, else to the head recorded in `<state>/ray.json`, else it starts one
+and records it.
 The head listens on loopback and on free ports only, asks for a token, and outlives the command that started it, so that
-what a run serves stays up. A Ray that somebody else started is never attached to and never stopped: what is stopped are the
-recorded processes, by pid and start time.
+what a run serves stays up. A Ray that somebody else started is never attached to and never stopped: what is stopped
+are the recorded processes, by pid and start time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -62,8 +63,8 @@ class Head:
 
 
 def state_folder(storage: str) -> Path:
-    """Where this machine keeps what belongs to a storage but not in it: `EVERLOOP_STATE`, else `.state` in a folder storage, else
-    `everloop-state` here.
+    """Where this machine keeps what belongs to a storage but not in it: `EVERLOOP_STATE`, else `.state` in a folder
+    storage, else `everloop-state` here.
     """
     given = os.environ.get("EVERLOOP_STATE")
     if given:
@@ -76,7 +77,8 @@ def state_folder(storage: str) -> Path:
 
 
 def connect(state: Path) -> None:
-    """Connects this process to Ray: leaves a connection alone, takes `RAY_ADDRESS`, else finds or starts the head of `state`.
+    """Connects this process to Ray: leaves a connection alone, takes `RAY_ADDRESS`, else finds or starts the head of
+    `state`.
 
     Raises:
         HeadError: There is none and none could be started, or it does not answer.
@@ -180,7 +182,9 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int) -> Head:
 
 
 def _environment(token_file: Path) -> dict[str, str]:
-    """What the head's processes, and so all its workers, see: the project on the import path, the token, no address of another Ray."""
+    """What the head's processes, and so all its workers, see: the project on the import path, the token, no address
+    of another Ray.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in {"RAY_ADDRESS", "RAY_AUTH_TOKEN"}}
     return environment | {
         **_head_environment(str(token_file)),
@@ -200,7 +204,8 @@ def _import_path() -> list[str]:
 def _head_environment(token_file: str) -> dict[str, str]:
     """What the head and all who talk to it must agree on.
 
-    Ray binds to loopback alone only where it takes clusters to be unsupported; on Linux the switch named after two other systems says so.
+    Ray binds to loopback alone only where it takes clusters to be unsupported; on Linux the switch named after two
+    other systems says so.
     """
     return {
         "RAY_AUTH_MODE": "token",
@@ -216,7 +221,7 @@ def _adopt(environment: Mapping[str, str]) -> None:
     os.environ |= environment
     if "ray" in sys.modules:
         from ray._private import ray_constants
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
         ray_constants.ENABLE_RAY_CLUSTER = False
         Config.initialize("")
@@ -265,7 +270,8 @@ def _stop_recorded(state: Path) -> bool:
         head = Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return False
-    # Ray's agents restart under other pids, so those that name the head's own folder belong to it too; so do workers below them.
+    # Ray's agents restart under other pids, so those that name the head's own folder belong to it too; so do workers
+    # below them.
     own = {pid: at for pid, at in head.processes.items() if start_time(int(pid)) == at}
     own |= _processes_below(Path(head.temp_dir))
     stopped = _end({**own, **_descendants(own)})
@@ -281,20 +287,12 @@ def _end(processes: Mapping[str, int]) -> bool:
     for ending, grace_s in ((signal.SIGTERM, STOP_GRACE_S), (signal.SIGKILL, STOP_GRACE_S)):
         for pid, at in living.items():
             if start_time(pid) == at:
-                with _ignoring_gone():
+                with suppress(ProcessLookupError):
                     os.kill(pid, ending)
         deadline = time.monotonic() + grace_s
         while time.monotonic() < deadline and any(start_time(pid) == at for pid, at in living.items()):
             time.sleep(0.05)
     return bool(living)
-
-
-@contextmanager
-def _ignoring_gone() -> Iterator[None]:
-    try:
-        yield
-    except ProcessLookupError:
-        pass
 
 
 @contextmanager

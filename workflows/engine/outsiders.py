@@ -73,7 +73,9 @@ def _approval(run_id: str, state: RunState, name: str) -> Wait:
 
 
 def deliver(state: RunState, event: str, payload: JSON, *, by: str, at: float) -> tuple[Delivery, Draft | None]:
-    """Records an event, the first of its name only. It may come before anybody waits for it; too late it changes nothing."""
+    """Records an event, the first of its name only. It may come before anybody waits for it; too late it changes
+    nothing.
+    """
     if event in state.events:
         return "duplicate", None
     if state.over or _given_up(state, event, at):

@@ -20,7 +20,8 @@ class PlanEntry:
     Attributes:
         step: Its id.
         function: `module:qualname`.
-        action: `reused`: its recorded result stands. `changed`: it stands too, though the code behind it has changed since.
+        action: `reused`: its recorded result stands. `changed`: it stands too, though the code behind it has changed
+        since.
             `will run`, `will wait`: what they say.
         reason: Why.
         effects: What it changes outside the run, in its own words.

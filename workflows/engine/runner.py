@@ -8,6 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from workflows.engine.claims import Liveness
@@ -15,7 +16,7 @@ from workflows.engine.errors import StepFailure
 from workflows.engine.schedule import Bounds, Outcome, advance, next_due
 from workflows.engine.state import RunFold, RunState
 from workflows.engine.worker import Attempt, run_attempt, started_key
-from workflows.log import Log, Record, Store, failpoint
+from workflows.log import Draft, Log, Record, Store, failpoint
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +79,9 @@ class _Tasks:
 
 
 class Runner:
-    """Drives one claimed run. Its records carry the claim's epoch; once another runner has claimed the run they are refused."""
+    """Drives one claimed run. Its records carry the claim's epoch; once another runner has claimed the run they are
+    refused.
+    """
 
     def __init__(
         self,
@@ -140,7 +143,7 @@ class Runner:
         outcomes: list[Outcome] = []
         while True:
             failpoint("engine.runner.before-advance")
-            record = self._log.append(lambda state: self._decide(state, outcomes, now()))
+            record = self._log.append(partial(self._decide, outcomes, now()))
             failpoint("engine.runner.after-advance")
             state = self._log.state
             outcomes = [
@@ -158,7 +161,7 @@ class Runner:
             if record is None or (self._flights and not outcomes):
                 outcomes += self._wait(self._patience(state, now(), idle=record is None))
 
-    def _decide(self, state: RunState, outcomes: Sequence[Outcome], now: float) -> Any:
+    def _decide(self, outcomes: Sequence[Outcome], now: float, state: RunState) -> Draft | None:
         not_ended = None
         if state.cancel is not None:
             mine = sorted(flight.step for flight in self._flights.values())

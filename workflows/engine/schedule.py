@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from workflows.engine.claims import guard
 from workflows.engine.errors import StepFailure
@@ -89,7 +89,8 @@ def advance(
         outcomes: Attempts that ended; those that are no longer awaited are passed over.
         now: Store time.
         bounds: Bounds of the runner.
-        not_ended: While cancelling: None as long as attempts are still being stopped, else the steps that would not end.
+        not_ended: While cancelling: None as long as attempts are still being stopped, else the steps that would not
+        end.
 
     Raises:
         Fenced: Another runner has claimed the run.
@@ -179,25 +180,29 @@ def _end_waits(fold: RunFold, state: RunState, changes: _Changes, now: float) ->
 
 
 def _ended(fold: RunFold, state: RunState, wait: Wait, now: float) -> JSON | None:
-    """The encoded result of a wait that is over, or None. What came before the time ran out counts, however late it is seen."""
+    """The encoded result of a wait that is over, or None. What came before the time ran out counts, however late it is
+    seen.
+    """
     due = wait.due_at is not None and now >= wait.due_at
     if wait.kind == "sleep":
         return _passed_on(fold, state, wait.step) if due else None
-    outcome: Event | Approval | None = None
-    if wait.kind == "event":
-        found = state.events.get(wait.name)
-        if found is not None and (wait.due_at is None or found["at"] <= wait.due_at):
-            outcome = Event(wait.name, fold.decoded(found["payload"]), found["by"])
-        elif due:
-            outcome = Event(wait.name, expired=True)
-    else:
-        decided = state.decisions.get(wait.step)
-        if decided is not None:
-            verdict: Any = "approved" if decided["approved"] else "rejected"
-            outcome = Approval(wait.name, verdict, decided["by"], decided["reason"], wait.subject)
-        elif due:
-            outcome = Approval(wait.name, "expired", subject=wait.subject)
+    outcome = _delivered(fold, state, wait, due) if wait.kind == "event" else _decided(state, wait, due)
     return None if outcome is None else fold.encoded(outcome)
+
+
+def _delivered(fold: RunFold, state: RunState, wait: Wait, due: bool) -> Event | None:
+    found = state.events.get(wait.name)
+    if found is not None and (wait.due_at is None or found["at"] <= wait.due_at):
+        return Event(wait.name, fold.decoded(found["payload"]), found["by"])
+    return Event(wait.name, expired=True) if due else None
+
+
+def _decided(state: RunState, wait: Wait, due: bool) -> Approval | None:
+    found = state.decisions.get(wait.step)
+    if found is not None:
+        outcome: Literal["approved", "rejected"] = "approved" if found["approved"] else "rejected"
+        return Approval(wait.name, outcome, found["by"], found["reason"], wait.subject)
+    return Approval(wait.name, "expired", subject=wait.subject) if due else None
 
 
 def _passed_on(fold: RunFold, state: RunState, step: str) -> JSON:
@@ -247,15 +252,13 @@ def _options(state: RunState, changes: _Changes, step: str) -> Mapping[str, Any]
 def _end(state: RunState, epoch: int, now: float, bounds: Bounds, not_ended: Sequence[str] | None) -> Draft | None:
     """How the run ends, or that it parks; None while something is going on."""
     if state.cancel is not None:
-        if state.running and not_ended is None:
-            return None
         data = {
             "by": state.cancel["by"],
             "reason": state.cancel["reason"],
             "not_ended": list(not_ended or ()),
             "at": now,
         }
-        return Draft("cancelled", data, epoch=epoch)
+        return None if state.running and not_ended is None else Draft("cancelled", data, epoch=epoch)
     if state.running:
         return None
     if state.failed:

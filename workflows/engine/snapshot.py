@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from workflows.engine.state import RunFold
 
 _PLAIN = (
-    "status", "length", "created", "created_at", "updated_at", "code", "graphs", "epoch", "claims_without_progress", "events",
-    "decisions", "cancel", "wake_at", "reason", "not_ended",
+    "status", "length", "created", "created_at", "updated_at", "code", "graphs", "epoch", "claims_without_progress",
+    "events", "decisions", "cancel", "wake_at", "reason", "not_ended",
 )  # fmt: skip
 _STEP = (
-    "status", "attempts", "failures", "lost", "out_of_memory", "due_at", "first_started_at", "started_at", "finished_at",
-    "result", "error", "owner", "generation", "origin",
+    "status", "attempts", "failures", "lost", "out_of_memory", "due_at", "first_started_at", "started_at",
+    "finished_at", "result", "error", "owner", "generation", "origin",
 )  # fmt: skip
 _FRESH = ("blocked", 0, 0, 0, 0, None, None, None, None, None, None, "", 0, "")
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from workflows.engine.graph import Graph, Node
+from workflows.engine.graph import Graph, Node, decoded_arguments
 from workflows.engine.packing import unpack
 from workflows.engine.waits import KINDS, Wait, open_wait
 from workflows.log import JSON, Blobs, Record, decode, encode
@@ -66,8 +66,8 @@ class Claim:
 
 @dataclass(slots=True)
 class RunState:
-    """The run as of a record. Owned by the fold, which changes it in place: copying 100,000 steps for each record would be
-    quadratic.
+    """The run as of a record. Owned by the fold, which changes it in place: copying 100,000 steps for each record
+    would be quadratic.
     """
 
     status: RunStatus = "pending"
@@ -106,7 +106,9 @@ class RunState:
 
 
 class RunFold:
-    """Folds a run's records. Reads blobs (a large graph is one), whose content their name fixes: so it is still pure."""
+    """Folds a run's records. Reads blobs (a large graph is one), whose content their name fixes: so it is still
+    pure.
+    """
 
     def __init__(self, blobs: Blobs) -> None:
         self.blobs = blobs
@@ -138,8 +140,8 @@ class RunFold:
 
     def arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Decoded arguments of a node, `Ref` for nodes."""
-        args, kwargs = decode(node.arguments, self.blobs)
-        return tuple(args), dict(kwargs)
+        args, kwargs = decoded_arguments(node.arguments, self.decoded)
+        return tuple(args), kwargs
 
     def encoded(self, value: Any) -> JSON:
         return encode(value, self.blobs)
@@ -296,8 +298,8 @@ def _advanced(fold: RunFold, state: RunState, record: Record) -> None:
 
 
 def _continue(fold: RunFold, state: RunState, step: str, data: JSON, at: float) -> None:
-    """A step gave a graph. Its last step stands for it; in a chain of continuations, for the first of them, so that neither
-    ids nor look-ups grow with the length of a loop.
+    """A step gave a graph. Its last step stands for it; in a chain of continuations, for the first of them, so that
+    neither ids nor look-ups grow with the length of a loop.
     """
     found = state.steps[step]
     leave(state, step)

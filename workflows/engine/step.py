@@ -90,7 +90,8 @@ class Resources:
         num_cpus: Logical CPUs.
         num_gpus: GPUs.
         memory_bytes: Memory that Ray reserves, or None.
-        coordinator: The step only drives other Ray work and holds no CPU: a wait inside it would otherwise keep one from
+        coordinator: The step only drives other Ray work and holds no CPU: a wait inside it would otherwise keep one
+        from
             the very work it waits for. Coordinators are bounded in number instead.
     """
 
@@ -243,7 +244,9 @@ def step(
 
 
 def node(function: Any, address: str, args: tuple[Any, ...], kwargs: dict[str, Any], step_id: str) -> FunctionNode:
-    """An ordinary `ray.dag` node. Ray's own option `name` carries the address and the id, so nothing is hidden in it."""
+    """An ordinary `ray.dag` node. Ray's own option `name` carries the address and the id, so nothing is hidden in
+    it.
+    """
     from ray.dag import FunctionNode
 
     return FunctionNode(function, args, kwargs, {"name": f"{address}#{step_id}"})

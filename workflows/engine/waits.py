@@ -1,7 +1,7 @@
 """Waits: nodes that hold no worker while they wait. The runner, not Ray, completes them.
 
-A wait's clock starts when everything it takes is there. What ended it (the time, a delivery, a decision, its expiry) is a
-record of the run, so it ends once.
+A wait's clock starts when everything it takes is there. What ended it (the time, a delivery, a decision, its expiry)
+is a record of the run, so it ends once.
 """
 
 from __future__ import annotations

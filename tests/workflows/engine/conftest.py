@@ -42,7 +42,9 @@ def engine(tmp_path: Path) -> Engine:
 
 @pytest.fixture
 def runner(ray_head: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `python -m tests.workflows.engine.drive STORAGE RUN_ID` on the session's Ray, in a process that can be killed."""
+    """Starts `python -m tests.workflows.engine.drive STORAGE RUN_ID` on the session's Ray, in a process that can be
+    killed.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(storage: str, run_id: str, *options: str, **environment: str) -> subprocess.Popen[str]:

@@ -1,4 +1,6 @@
-"""Drives a run in a process of its own: `python -m tests.workflows.engine.drive STORAGE RUN_ID [TTL_S]`; prints how it ended."""
+"""Drives a run in a process of its own: `python -m tests.workflows.engine.drive STORAGE RUN_ID [TTL_S]`; prints how
+it ended.
+"""
 
 from __future__ import annotations
 

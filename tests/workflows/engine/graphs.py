@@ -62,7 +62,7 @@ def total(parts: list[int]) -> int:
     return sum(parts)
 
 
-class Flaky(Exception):  # noqa: N818 - a name for the tests
+class Flaky(Exception):
     pass
 
 

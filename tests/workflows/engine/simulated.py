@@ -1,4 +1,6 @@
-"""A runner without Ray: it runs attempts in place, one at a time, so that a test decides what happens in which order."""
+"""A runner without Ray: it runs attempts in place, one at a time, so that a test decides what happens in which
+order.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,14 @@ class Simulated:
         not_ended = [] if not self.started else None
         record = self.log.append(
             lambda state: advance(
-                self.fold, self.run_id, state, self.epoch, self.brought, now=now, bounds=self.bounds, not_ended=not_ended
+                self.fold,
+                self.run_id,
+                state,
+                self.epoch,
+                self.brought,
+                now=now,
+                bounds=self.bounds,
+                not_ended=not_ended,
             )
         )
         if record is not None:

@@ -40,7 +40,13 @@ def test_the_closure_follows_imports_of_every_shape(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "changes"),
-    [("app/steps.py", True), ("app/lazy.py", True), ("app/deep/leaf.py", True), ("app/other.py", False), ("notes.md", False)],
+    [
+        ("app/steps.py", True),
+        ("app/lazy.py", True),
+        ("app/deep/leaf.py", True),
+        ("app/other.py", False),
+        ("notes.md", False),
+    ],
 )
 def test_a_step_changes_with_what_it_imports_and_nothing_else(root: Path, file: str, changes: bool) -> None:
     before = Project([root]).describe(["app.steps:run"])

@@ -47,7 +47,10 @@ def act(action: str, engine: Engine, run_id: str, runners: list[Simulated], cloc
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(actions=ACTIONS, builder=st.sampled_from([graphs.approval_graph, graphs.event_graph, graphs.small, graphs.loop_graph]))
+@given(
+    actions=ACTIONS,
+    builder=st.sampled_from([graphs.approval_graph, graphs.event_graph, graphs.small, graphs.loop_graph]),
+)
 def test_any_order_of_runners_and_outsiders_leaves_one_story(actions: list[str], builder: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(f"file://{folder}/storage")

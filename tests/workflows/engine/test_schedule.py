@@ -85,7 +85,13 @@ def test_a_claim_that_was_overtaken_is_refused(engine: Engine, folder: str) -> N
     with pytest.raises(RunBusy):
         late.append(
             lambda state: claim(
-                engine.store, run_id, state, ttl_s=-1.0, expected=None, at=0.0, changes={}  # type: ignore[arg-type]
+                engine.store,
+                run_id,
+                state,
+                ttl_s=-1.0,
+                expected=None,
+                at=0.0,
+                changes={},  # type: ignore[arg-type]
             )
         )
 
