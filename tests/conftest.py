@@ -1,4 +1,4 @@
-"""Shared surroundings of the tests: one local Ray, one MinIO, a store of each kind. What is missing makes a test skip visibly."""
+"""Shared surroundings of the tests: one local Ray, one MinIO, a store of each kind. What is missing skips visibly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ |= MINIO_CREDENTIALS  # workers inherit them from here, and MinIO may be started later
-    temp_dir = Path("/tmp") / f"el-{secrets.token_hex(3)}"  # noqa: S108 - Ray's socket paths must stay short
+    temp_dir = Path("/tmp") / f"el-{secrets.token_hex(3)}"
     context = ray.init(
         num_cpus=4,
         include_dashboard=False,
@@ -66,7 +66,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MinIO on loopback with the bucket `tests`; yields its endpoint and sets the credentials in the environment."""
+    """A real MinIO on loopback with the bucket `tests`; yields its endpoint and sets the credentials."""
     folder = tmp_path_factory.mktemp("minio")
     binary = _minio_binary(folder)
     if binary is None:
@@ -77,7 +77,12 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = (folder / "log").open("wb")
     server = subprocess.Popen(
         [str(binary), "server", str(folder / "data"), "--address", f"127.0.0.1:{port}", "--quiet"],
-        env={**os.environ, "MINIO_ROOT_USER": "everloop", "MINIO_ROOT_PASSWORD": "everloop-tests", "MINIO_BROWSER": "off"},
+        env={
+            **os.environ,
+            "MINIO_ROOT_USER": "everloop",
+            "MINIO_ROOT_PASSWORD": "everloop-tests",
+            "MINIO_BROWSER": "off",
+        },
         stdout=log,
         stderr=log,
     )

@@ -1,4 +1,4 @@
-"""Rounds after the first: only what changed goes on; a good challenger is promoted, a bad one rolled back under load."""
+"""Rounds after the first: only what changed goes on; a good challenger is promoted, a bad one is rolled back."""
 
 from __future__ import annotations
 

@@ -73,16 +73,23 @@ def test_a_wrong_key_exits_with_2_and_is_named(tmp_path: object, capsys: pytest.
     assert "tune.num_trails" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--resume", "nobody"], ["--resume", "../etc"], ["--fork", "nobody", "--from", "tune"]])
+@pytest.mark.parametrize(
+    "argv", [["--resume", "nobody"], ["--resume", "../etc"], ["--fork", "nobody", "--from", "tune"]]
+)
 def test_an_unknown_run_is_named(argv: list[str], tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*argv, "--storage", f"{tmp_path}/s"]) != 0
     assert argv[1] in capsys.readouterr().err
 
 
-def test_a_dry_run_names_the_eight_steps_and_starts_nothing(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_names_the_eight_steps_and_starts_nothing(
+    tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run.main(["--recipe", "nano", "--dry-run", "--storage", f"{tmp_path}/s"]) == 0
     shown = capsys.readouterr().out
-    places = [shown.index(name) for name in ("scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor")]
+    places = [
+        shown.index(name)
+        for name in ("scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor")
+    ]
     assert places == sorted(places)
     assert runs.main(["list", "--storage", f"{tmp_path}/s"]) == 0
     assert capsys.readouterr().out == ""
