@@ -21,7 +21,7 @@ def reference() -> str:
         "## Commands",
         *(_command(name, parser) for name, parser in _parsers()),
         "## Config",
-        "`--set section.key=value`, or a TOML file of sections. The defaults are those of the fields; recipes change some.",
+        "`--set section.key=value`, or a TOML file of sections. Recipes change some of these defaults.",
         *(_section(name, field) for name, field in PipelineConfig.model_fields.items() if name != "recipe"),
         "## Recipes",
         "\n".join(f"- `{name}`: {(make.__doc__ or '').strip()}" for name, make in RECIPES.items()),
