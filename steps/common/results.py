@@ -1,7 +1,7 @@
 """The records that pass between the steps, in the order in which they come to be.
 
-References, digests, counts and a named verdict; never rows, never weights. They stand together, away from the steps that make them,
-because steps do not import each other.
+References, digests, counts and a named verdict; never rows, never weights. They stand together, away from the steps that
+make them, because steps do not import each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CrawlResult:
         num_changed: Documents in `documents`.
         num_unchanged: Pages that the server or a digest said were unchanged.
         num_bytes: Bytes of bodies received.
-        rejected: Pages not taken, counted by reason (`robots`, `private_address`, `too_large`, `bad_type`, `http_404`, ...).
+        rejected: Pages not taken, counted by reason (`robots`, `private_address`, `too_large`, `bad_type`, `http_404`).
         seconds: Wall time.
         frontier_length: Records of the frontier that this result takes into account; what `confirm` confirms.
     """
@@ -264,7 +264,7 @@ class MonitorResult:
 
 
 RAW_DOCUMENTS = ("doc_id", "url", "title", "text", "content_type", "fetched_at", "text_sha256")
-"""Columns of crawled documents; `doc_id` is the SHA-256 of the canonical URL, all are text but `fetched_at` (Unix seconds, float64)."""
+"""Columns of crawled documents; `doc_id` is the SHA-256 of the canonical URL; `fetched_at` is in Unix seconds."""
 
 CLEAN_DOCUMENTS = ("doc_id", "url", "title", "text", "language", "num_chars", "fetched_at", "text_sha256")
 """Columns of accepted documents; `text_sha256` is that of the cleaned text."""
