@@ -38,7 +38,7 @@ def run(
         NoFinishedTrialError: Every trial diverged or died.
         steps.common.language_model.EmptyCorpusError: The dataset has too little text.
     """
-    first = first_parameters(champion.params if champion else None)
+    first = first_parameters(config, champion.params if champion else None)
     origin = "champion" if champion else "default"
     finished = finished_trials(ctx.previous, config.num_trials)
     done = {each.number for each in finished}

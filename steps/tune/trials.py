@@ -41,13 +41,18 @@ def finished_trials(previous: Sequence[Checkpoint], num_trials: int) -> list[Fin
     return [found[number] for number in sorted(found)]
 
 
-def first_parameters(champion: Mapping[str, float] | None) -> dict[str, float]:
-    """What trial 0 tries: the champion's parameters, or the defaults."""
-    return Hyperparameters.of(champion or {}).values()
+def first_parameters(config: TuneConfig, champion: Mapping[str, float] | None) -> dict[str, float]:
+    """What trial 0 tries: the champion's parameters as they are, or the defaults, moved into the ranges."""
+    first = Hyperparameters.of(champion or {}).values()
+    if champion is None:
+        first = {
+            name: min(max(value, config.space[name].low), config.space[name].high) for name, value in first.items()
+        }
+    return first
 
 
 def search_space(config: TuneConfig, first: Mapping[str, float]) -> dict[str, Range]:
-    """The configured ranges, widened to hold the parameters of trial 0."""
+    """The configured ranges, widened where a champion's parameters lie outside."""
     return {name: range_.including(first[name]) for name, range_ in config.space.items()}
 
 

@@ -15,7 +15,7 @@ from steps.tune.sweep import finished_trial
 from steps.tune.trials import FinishedTrial, first_parameters, rungs, search_space
 
 CONFIG = TuneConfig(num_trials=14, max_steps=40, grace_steps=5, seed=3)
-FIRST = first_parameters(None)
+FIRST = first_parameters(CONFIG, None)
 
 
 def loss_after(params: dict[str, Any], steps: int) -> float:
@@ -127,7 +127,7 @@ def test_failed_and_pruned_trials_are_told_as_such() -> None:
 
 def test_a_champion_outside_the_space_is_tried_all_the_same() -> None:
     champion = {"learning_rate": 0.5, "warmup_ratio": 0.0, "weight_decay": 1e-4, "forgotten": 7.0}
-    first = first_parameters(champion)
+    first = first_parameters(CONFIG, champion)
     search = JournaledSearch(
         space=search_space(CONFIG, first), first=first, pending=[0], finished=[], max_steps=40, seed=0
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from steps.common.context import Checkpoint
+from steps.common.language_model import Hyperparameters
 from steps.common.results import Trial
 from steps.tune import Range, TuneConfig
 from steps.tune.errors import NoFinishedTrialError
@@ -63,9 +64,12 @@ def test_rows_to_judge_on_are_not_learned_from(num_rows: int) -> None:
         assert sorted([*learned, *judged]) == list(range(num_rows))
 
 
-def test_without_a_champion_the_defaults_are_tried() -> None:
-    assert set(first_parameters(None)) == set(TuneConfig().space)
-    assert first_parameters({"learning_rate": 0.5})["learning_rate"] == 0.5
+def test_without_a_champion_the_defaults_are_tried_as_far_as_the_ranges_go() -> None:
+    assert first_parameters(TuneConfig(), None) == Hyperparameters().values()
+    narrow = TuneConfig(learning_rate=Range(low=0.015, high=0.03))
+    assert first_parameters(narrow, None)["learning_rate"] == 0.015
+    # A champion's parameters are tried as they are.
+    assert first_parameters(narrow, {"learning_rate": 0.5})["learning_rate"] == 0.5
 
 
 @pytest.mark.parametrize(
