@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from steps.common import releases
 from steps.common.context import StepContext
+from steps.common.language_model import DamagedModelError, UnsafeModelError, verify_model
 from steps.common.outcomes import OutcomeReader
 from steps.common.releases import Limits, ReleasedModel, ReleaseState, Rollout, open_release_log
 from steps.common.results import DatasetVersion, Evaluation, ModelVersion, Release
@@ -25,11 +26,12 @@ from steps.deploy.config import DeployConfig
 from steps.deploy.converge import converge, follow_now
 from steps.deploy.health import challenger_health, smoke_test, wait_ready
 from steps.deploy.judging import Tally, pinned
+from steps.deploy.model_cache import cached_model
 from steps.deploy.naming import application_name
 from steps.deploy.replaying import heldout_prompts, send
 from steps.deploy.starts import forget_starts
 from steps.deploy.verdict import Verdict, decide, next_step
-from workflows.log import Log
+from workflows.log import CorruptBlob, Log, NotFound
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ def begin(config: DeployConfig, model: ModelVersion, evaluation: Evaluation, ctx
     ctx.fence()
     cursors = OutcomeReader(ctx.store, config.alias).skip()
     _open(config, log, rollout_id, challenger, ctx)
+    _refuse_damaged(log, rollout_id, ctx)
     ctx.fence()
     endpoint = converge(ctx.store.uri, config.alias, on_wait=lambda name: ctx.progress(0, 1, f"waiting for {name}"))
     if log.state.finished(rollout_id) is None:
@@ -186,6 +189,19 @@ def _open(
     )
     if log.state.rollout is not None and log.state.rollout.id == rollout_id:
         log.append(releases.claim(rollout_id, epoch=ctx.epoch))
+
+
+def _refuse_damaged(log: Log[ReleaseState], rollout_id: str, ctx: StepContext) -> None:
+    """Rolls back a model that no replica would load, before any is started; a good one is in the cache now."""
+    rollout = log.state.rollout
+    if rollout is None or rollout.id != rollout_id:
+        return
+    try:
+        verify_model(cached_model(ctx.store, rollout.challenger.model))
+    except (UnsafeModelError, DamagedModelError, CorruptBlob, NotFound) as error:
+        reasons = (f"the model cannot be served: {error}",)
+        ctx.fence()
+        log.append(releases.roll_back(rollout_id, epoch=ctx.epoch, at=ctx.store.now(), reasons=reasons, condemn=True))
 
 
 def _limits(config: DeployConfig, ctx: StepContext) -> Limits:

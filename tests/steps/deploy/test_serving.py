@@ -317,10 +317,11 @@ def test_a_sabotaged_challenger_is_rolled_back_and_no_client_notices(served: Ser
         begin(CONFIG, broken, evaluation("3"), served.ctx("sabotage-again"))
 
 
-def test_a_challenger_that_cannot_be_loaded_is_rolled_back_at_once(served: Served) -> None:
-    rollout = begin(CONFIG, served.model("4", seed=4, damaged=True), evaluation("4"), served.ctx("unloadable"))
-    release = finish(CONFIG, rollout, served.ctx("unloadable-end"))
+def test_a_damaged_challenger_is_rolled_back_at_once(served: Served) -> None:
+    rollout = begin(CONFIG, served.model("4", seed=4, damaged=True), evaluation("4"), served.ctx("damaged"))
+    release = finish(CONFIG, rollout, served.ctx("damaged-end"))
     assert (release.state, release.champion) == ("rolled_back", "1")
+    assert "digest differs from the manifest" in release.reasons[0]
     assert served.complete()[0] == 200
 
 
@@ -336,6 +337,6 @@ def test_a_killed_replica_of_the_champion_costs_time_and_no_request(served: Serv
 
 
 def test_what_evaluation_held_is_not_released(served: Served) -> None:
-    rollout = begin(CONFIG, served.model("1", seed=1), evaluation("5", "hold"), served.ctx("held"))
+    rollout = begin(CONFIG, served.model("1", seed=1), evaluation("9", "hold"), served.ctx("held"))
     release = finish(CONFIG, rollout, served.ctx("held-end"))
     assert (release.state, release.champion, release.rollout_id) == ("unchanged", "1", None)
