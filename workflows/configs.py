@@ -93,7 +93,6 @@ def nano() -> PipelineConfig:
                 "min_units": 10,
                 "look_every_s": 1.0,
                 "timeout_s": 120.0,
-                "on_timeout": "promote",
                 "max_failed_rate": 0.3,
                 "replay_prompts": 24,
                 "replay_max_tokens": 8,
@@ -111,6 +110,7 @@ def tiny() -> PipelineConfig:
             "scrape": {"source": "pydoc", "max_pages": 200},
             "version": {"name": "pydoc"},
             "tune": {"num_trials": 4, "max_steps": 40, "grace_steps": 10},
+            "evaluate": {"max_documents": 60, "max_document_chars": 4000},
             "train": {"model_name": "tiny", "num_steps": 200},
             "deploy": {
                 "alias": "tiny",

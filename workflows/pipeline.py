@@ -46,9 +46,9 @@ COORDINATOR = Resources(coordinator=True)
 
 def build(config: PipelineConfig) -> Any:
     """The graph of one round."""
-    crawl = scrape.bind(config.scrape)
+    crawl = scrape.bind(config.scrape, config.version.name)
     validation = validate.bind(config.validate_, crawl)
-    dataset = version.bind(config.version, validation)
+    dataset = version.bind(config.version, crawl, validation)
     tuning = tune.bind(config, dataset)
     model = train.bind(config, dataset, tuning)
     evaluation = evaluate.bind(config, dataset, model)
@@ -67,9 +67,9 @@ def build(config: PipelineConfig) -> Any:
     timeouts=Timeouts(attempt_s=24 * 3600),
     effects="asks web servers for pages; extends the frontier log",
 )
-def scrape(config: scraping.ScrapeConfig, ctx: StepContext) -> CrawlResult:
-    """Crawls the sources; only new or changed documents go on."""
-    return scraping.run(config, ctx)
+def scrape(config: scraping.ScrapeConfig, consumer: str, ctx: StepContext) -> CrawlResult:
+    """Crawls the sources; only documents that are new or changed, or that the dataset has not confirmed, go on."""
+    return scraping.run(config, ctx, consumer=consumer)
 
 
 @step(retries=TRANSIENT, resources=COORDINATOR, effects="none outside the run")
@@ -78,10 +78,18 @@ def validate(config: validation_step.ValidateConfig, crawl: CrawlResult, ctx: St
     return validation_step.run(config, crawl, ctx)
 
 
-@step(retries=TRANSIENT, resources=COORDINATOR, effects="may add a version to the dataset's log")
-def version(config: versioning.VersionConfig, validation: ValidationResult, ctx: StepContext) -> DatasetVersion:
-    """Commits the rows as an immutable dataset version."""
-    return versioning.run(config, validation, ctx)
+@step(
+    retries=TRANSIENT,
+    resources=COORDINATOR,
+    effects="may add a version to the dataset's log; tells the frontier log what need not be delivered again",
+)
+def version(
+    config: versioning.VersionConfig, crawl: CrawlResult, validation: ValidationResult, ctx: StepContext
+) -> DatasetVersion:
+    """Commits the rows as an immutable dataset version; then the crawl need not deliver them again."""
+    committed = versioning.run(config, validation, ctx)
+    scraping.confirm(crawl, config.name, ctx)
+    return committed
 
 
 @step(retries=TRANSIENT, resources=COORDINATOR, effects="none outside the run")
