@@ -65,5 +65,7 @@ class StepContext(Protocol):
     def checkpoint(self, name: str, data: Any) -> None:
         """Records a finished part of the step durably. Later attempts find it in `previous`."""
 
-    def progress(self, done: float, total: float, message: str = "", metrics: Mapping[str, float] | None = None) -> None:
+    def progress(
+        self, done: float, total: float, message: str = "", metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Shows how far the step is. Cheap, lossy, may be called often."""

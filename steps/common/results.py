@@ -1,7 +1,7 @@
 """The records that pass between the steps, in the order in which they come to be.
 
-References, digests, counts and a named verdict; never rows, never weights. They stand together, away from the steps that
-make them, because steps do not import each other.
+References, digests, counts and a named verdict; never rows, never weights. They stand together, away from the steps
+that make them, because steps do not import each other.
 """
 
 from __future__ import annotations
