@@ -6,6 +6,8 @@ RUN := $(UV) run --no-sync
 EXTRAS ?=
 export UV_COMPILE_BYTECODE := 1
 export UV_PYTHON_DOWNLOADS := never
+# Under `uv run` Ray would give each worker a copy of the project and an environment of its own.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
 .PHONY: run test check fix bench chaos setup down help

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+# Ray reads it when it is imported: under `uv run` it would give each worker a copy of the project.
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 MINIO_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "everloop", "AWS_SECRET_ACCESS_KEY": "everloop-tests"}
 

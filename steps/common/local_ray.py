@@ -23,7 +23,8 @@ def local_ray() -> Iterator[None]:
         ray.init(ignore_reinit_error=True, log_to_driver=False)
         yield
         return
-    # Ray reads these when it is imported.
+    # Ray reads these when it is imported. Under `uv run` it would give each worker a copy of the project.
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray

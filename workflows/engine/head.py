@@ -88,6 +88,7 @@ def connect(state: Path) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _keep_interpreter()
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         found = find(state) or start(state)
@@ -213,6 +214,16 @@ def _head_environment(token_file: str) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+
+
+def _keep_interpreter() -> None:
+    """Has workers run in this interpreter and folder also under `uv run`, where Ray would give each one a copy of the
+    project and an environment of its own.
+    """
+    from ray._private import ray_constants
+
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 def _adopt(environment: Mapping[str, str]) -> None:
