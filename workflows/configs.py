@@ -128,17 +128,21 @@ def tiny() -> PipelineConfig:
 
 def smollm2() -> PipelineConfig:
     """A real base model, SmolLM2-135M-Instruct, fine-tuned with LoRA on the same pages; extra `smollm2`."""
-    return _recipe("smollm2", {})
+    return _recipe(
+        "smollm2",
+        {
+            "scrape": {"source": "pydoc", "max_pages": 200},
+            "version": {"name": "pydoc"},
+            "model": {"base": "smollm2"},
+            "tune": {"num_trials": 2, "max_steps": 4, "grace_steps": 2, "rows_per_step": 2, "rows_per_microbatch": 1},
+            "train": {"model_name": "smollm2", "num_steps": 40, "rows_per_step": 2, "rows_per_microbatch": 1},
+            "evaluate": {"max_documents": 20, "max_document_chars": 2000, "rows_per_microbatch": 1},
+            "deploy": {"alias": "smollm2", "weights": [0.2, 0.5], "max_failed_rate": 0.1, "replay_prompts": 16},
+        },
+    )
 
 
-def llama() -> PipelineConfig:
-    """A GPU cluster: a Llama of a billion weights on your pages, sharded, served by vLLM."""
-    return _recipe("llama", {})
-
-
-RECIPES: Mapping[str, Callable[[], PipelineConfig]] = {
-    recipe.__name__: recipe for recipe in (nano, tiny, smollm2, llama)
-}
+RECIPES: Mapping[str, Callable[[], PipelineConfig]] = {recipe.__name__: recipe for recipe in (nano, tiny, smollm2)}
 
 
 def load(recipe: str | None, file: Path | None, overrides: Sequence[str]) -> PipelineConfig:

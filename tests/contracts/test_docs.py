@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 from workflows.configs import RECIPES, PipelineConfig
@@ -47,6 +48,15 @@ def test_every_setting_that_the_readme_names_exists() -> None:
         annotation = PipelineConfig.model_fields[section].annotation
         assert annotation is not None
         assert key in annotation.model_fields, path
+
+
+def test_the_program_in_the_readme_is_the_one_that_the_engine_is_tested_with() -> None:
+    import workflows.engine
+
+    program = textwrap.dedent((workflows.engine.__doc__ or "").partition("it goes on:\n\n")[2]).strip()
+
+    assert len(program.splitlines()) > 5
+    assert f"```python\n{program}\n```" in README
 
 
 def test_every_file_that_the_documents_link_to_exists() -> None:
