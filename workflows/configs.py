@@ -97,7 +97,13 @@ def nano() -> PipelineConfig:
                 "replay_prompts": 24,
                 "replay_max_tokens": 8,
             },
-            "monitor": {"run_length": 100, "min_sessions": 20, "num_bootstraps": 200},
+            "monitor": {
+                "run_length": 100,
+                "window": 10,
+                "min_sessions": 60,
+                "num_bootstraps": 200,
+                "max_tokens": 32,
+            },
         },
     )
 
@@ -122,6 +128,7 @@ def tiny() -> PipelineConfig:
                 "max_failed_rate": 0.1,
                 "replay_prompts": 32,
             },
+            "monitor": {"run_length": 500, "window": 20, "min_sessions": 300, "max_tokens": 64},
         },
     )
 

@@ -19,6 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
+from prometheus_client import CollectorRegistry, start_http_server
+
+from steps.common.signals import open_signal_log
+from steps.monitor.metrics import DriftCollector
+from steps.monitor.monitor_log import open_monitor_log
 from steps.monitor.scan import Scanner, watched_aliases
 from workflows.api import Loop, NotAdmitted
 from workflows.command_line import DONE, FAILED, add_common
@@ -66,6 +71,7 @@ class Reconciler:
         self._loop = Loop(storage, engine=self._engine)
         self._launch = launch or self._resume
         self._scanners: dict[str, Scanner] = {}
+        self.metrics = DriftCollector()
         self._driven: dict[str, subprocess.Popen[bytes]] = {}
 
     def round(self) -> Round:
@@ -92,9 +98,12 @@ class Reconciler:
 
     def _scan(self) -> dict[str, int]:
         alarms = {}
-        for alias in watched_aliases(self._engine.store):
-            scanner = self._scanners.setdefault(alias, Scanner(self._engine.store, alias))
+        store = self._engine.store
+        for alias in watched_aliases(store):
+            scanner = self._scanners.setdefault(alias, Scanner(store, alias))
             alarms[alias] = len(scanner.scan().alarms)
+            monitor, signals = open_monitor_log(store, alias).refresh(), open_signal_log(store, alias).refresh()
+            self.metrics.follow(alias, monitor, signals, store.now())
         return alarms
 
     def _start(self) -> tuple[str, ...]:
@@ -143,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--interval-s", type=float, default=INTERVAL_S, help="seconds between rounds (default: %(default)s)"
     )
+    made.add_argument("--metrics-port", type=int, metavar="PORT", help="serve `/metrics` on this port of loopback")
     add_common(made)
     return made
 
@@ -159,6 +169,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EngineError, LogError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    if arguments.metrics_port is not None:
+        registry = CollectorRegistry()
+        registry.register(reconciler.metrics)
+        start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
     while True:
         done = reconciler.round()
         _say(done, arguments.json)

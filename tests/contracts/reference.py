@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from steps.deploy.metrics import RouterMetrics
+from steps.monitor.metrics import DriftCollector
 from workflows import reconcile, run, runs, serve
 from workflows.configs import RECIPES, PipelineConfig
 
@@ -26,8 +27,10 @@ def reference() -> str:
         "## Recipes",
         "\n".join(f"- `{name}`: {(make.__doc__ or '').strip()}" for name, make in RECIPES.items()),
         "## Metrics",
-        "On `/metrics` of the endpoint.",
+        "On `/metrics` of the endpoint:",
         _metrics(),
+        "On `/metrics` of the reconciler (`--metrics-port`):",
+        _drift_metrics(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -80,6 +83,14 @@ def _metrics() -> str:
         kind = getattr(family, "_type", "")
         name = getattr(family, "_name", "") + ("_total" if kind == "counter" else "")
         rows.append(f"| `{name}` | {kind} | {labels} | {getattr(family, '_documentation', '')} |")
+    return "\n".join(rows)
+
+
+def _drift_metrics() -> str:
+    rows = ["| metric | kind | meaning |", "| --- | --- | --- |"]
+    for family in DriftCollector().collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
     return "\n".join(rows)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from steps import scrape
+from steps.common import signals
+from steps.common.releases import open_release_log
 
 pytestmark = pytest.mark.e2e
 
@@ -47,7 +49,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 @pytest.fixture(scope="module")
 def flags(site: tuple[Path, str]) -> list[str]:
     seeds = json.dumps([site[1]])
-    return ["--recipe", "nano", "--set", f"scrape.seeds={seeds}", "--set", "scrape.allow_private=true"]
+    settings = (f"scrape.seeds={seeds}", "scrape.allow_private=true", "signals.cooldown_s=0")
+    return ["--recipe", "nano", *(part for setting in settings for part in ("--set", setting))]
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +122,22 @@ def test_a_sabotaged_challenger_is_rolled_back_and_the_champion_keeps_answering(
     assert release.state == "rolled_back", release.reasons
     assert release.champion == champion
     assert set(seen) == {"answered"}, seen
+
+
+def test_a_signal_starts_the_next_run_without_a_person(first: tuple[Any, dict[str, Any]]) -> None:
+    loop, _ = first
+    known = {run.run_id for run in loop.engine.list()}
+    log = signals.open_signal_log(loop.engine.store, "nano")
+    champion = open_release_log(loop.engine.store, "nano").refresh().champion
+    assert champion is not None
+    found = signals.signal("nano", "drift", window="w1", champion=champion.version)
+    for _ in range(50):
+        signals.raise_signal(log, found, now=loop.engine.store.now())
+
+    loop.call("workflows.reconcile", "--once")
+
+    started = [run for run in loop.engine.list() if run.run_id not in known]
+    assert [run.status for run in started] == ["succeeded"]
+    assert started[0].run_id == signals.run_id_of(found)
+    state = log.refresh()
+    assert (state.active, dict(state.pending)) == (None, {})
