@@ -151,7 +151,8 @@ def test_kill_nine_loses_at_most_the_last_second(store: Store, tmp_path: Path) -
         from workflows.log import open_store
         writer = OutcomeWriter(store=open_store(sys.argv[1]), alias="demo", max_delay_s=0.2)
         for number in range(100_000):
-            writer.add(Outcome(request_id=str(number), session="s", at=time.time(), variant="champion", version="1", status=200))
+            request = {"request_id": str(number), "session": "s", "at": time.time()}
+            writer.add(Outcome(**request, variant="champion", version="1", status=200))
             print(number, time.time(), flush=True)
             time.sleep(0.005)
         """
