@@ -21,8 +21,8 @@ from steps.common.releases import open_release_log
 from steps.common.results import Release
 from steps.common.signals import Admitted, Merged, Outcome, Signal, SignalState, Stage, Suppressed
 from workflows.configs import PipelineConfig
-from workflows.engine import Engine, RunView
-from workflows.log import Log
+from workflows.engine import Engine, RunNotFound, RunView
+from workflows.log import Log, list_logs
 from workflows.pipeline import build
 
 logger = logging.getLogger(__name__)
@@ -198,15 +198,13 @@ class Loop:
         self._begin_if_missing(log)
         try:
             view = self.engine.view(active.run_id)
-        except LookupError:
+        except RunNotFound:
             return
         if view.status != "failed":
             self._finish(log, view, self.engine.config(active.run_id))
 
     def aliases(self) -> list[str]:
         """Every alias that ever had a signal."""
-        from workflows.log import list_logs
-
         return [name.removeprefix("signals/") for name in list_logs(self.engine.store, "signals")]
 
     def start_due(self, alias: str) -> Start | None:
