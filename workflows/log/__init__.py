@@ -28,7 +28,8 @@ from workflows.log.errors import (
 )
 from workflows.log.failpoints import FailpointHit, failpoint, failpoint_names
 from workflows.log.gc import Collected, collect_garbage, log_references, references
-from workflows.log.log import Fold, Log, Verification, fork_log, list_logs, stored_records, verify_log
+from workflows.log.log import Fold, Log, Tell, Verification, fork_log, list_logs, stored_records, verify_log
+from workflows.log.notification import EVENTS, SEVERITIES, Notification, Severity
 from workflows.log.record import Draft, Record, canonical_json
 from workflows.log.store import Buffer, ObjectInfo, Store, check_key, open_store, probe_store
 
@@ -43,6 +44,12 @@ __all__ = [
     "list_logs",
     "stored_records",
     "verify_log",
+    # what people are told
+    "Notification",
+    "Severity",
+    "Tell",
+    "EVENTS",
+    "SEVERITIES",
     # stores
     "Store",
     "ObjectInfo",

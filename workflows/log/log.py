@@ -24,9 +24,9 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from workflows.log.errors import (
     AlreadyExists,
@@ -38,6 +38,7 @@ from workflows.log.errors import (
     UnsupportedFormat,
 )
 from workflows.log.failpoints import failpoint
+from workflows.log.notification import Notification
 from workflows.log.reading import read_records, read_slot
 from workflows.log.record import FIRST, Draft, Record, digest, record_key, seal, unseal
 from workflows.log.snapshot import EVERY, Snapshot, fold_name, newest_length, read_snapshots, write_snapshot
@@ -52,6 +53,10 @@ FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
 _logger = logging.getLogger(__name__)
+
+
+Tell: TypeAlias = Callable[[S, Draft], Sequence[Notification]]
+"""Says what a record means to people, from the state before it. Pure, and quick for records that mean nothing."""
 
 
 class Fold(Protocol[S]):
@@ -96,7 +101,14 @@ class Log(Generic[S]):
     """An append-only log and its folded state. Threads may share one; processes open their own."""
 
     def __init__(
-        self, store: Store, name: str, fold: Fold[S], *, writer: str | None = None, max_attempts: int = MAX_ATTEMPTS
+        self,
+        store: Store,
+        name: str,
+        fold: Fold[S],
+        *,
+        tell: Tell[S] | None = None,
+        writer: str | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         """Touches no storage; the log is opened by its first use.
 
@@ -104,6 +116,7 @@ class Log(Generic[S]):
             store: Where it is kept.
             name: Its folder, for example `runs/2026-11-24-a1b2`.
             fold: How records become the state.
+            tell: What people are told of a record: its field `notify`, unless the draft has one.
             writer: Names this writer in its records; by default host, process and a random part.
             max_attempts: Times that a write is tried while answers are unclear.
         """
@@ -113,6 +126,7 @@ class Log(Generic[S]):
         self._store = store
         self._fold = fold
         self._fold_name = fold_name(fold)
+        self._tell = tell
         self._lock = threading.RLock()
         self._opened = False
         self._state = fold.initial()
@@ -176,6 +190,8 @@ class Log(Generic[S]):
                         return None
                     fresh = True
                     continue
+                if self._tell is not None and not draft.notify and (told := self._tell(self._state, draft)):
+                    draft = replace(draft, notify=tuple(each.to_json() for each in told))
                 draft_record = self._record(draft)
                 data = seal(self.name, draft_record)
                 # Fold what readers will read: a tuple has become a list, and the caller's dict is not shared.
