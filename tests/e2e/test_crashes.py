@@ -106,6 +106,50 @@ def test_a_lost_head_costs_the_steps_in_flight_and_the_endpoint_until_the_next_c
     assert list(list_logs(loop.engine.store, "datasets")) == ["datasets/nano"]
 
 
+@pytest.mark.timeout(1200)
+def test_a_head_lost_while_serving_costs_the_endpoint_until_the_next_converge(new_loop: Callable[[], Any]) -> None:
+    loop = new_loop()
+    endpoint = loop.run("--recipe", "nano")["endpoint"]
+    length = len(list(open_release_log(loop.engine.store, "nano").records()))
+    _kill_head(loop.state)
+    loop.wait(lambda: not _answers(loop, endpoint), "the endpoint to be gone", None)
+
+    began = time.monotonic()
+    served = loop.spawn("workflows.serve", "--once")
+    loop.wait(lambda: _answers(loop, endpoint), "the endpoint to answer", None)
+    print(f"the endpoint answers {time.monotonic() - began:.1f} s after the converge was called")
+
+    assert served.wait(timeout=600) == 0, served.communicate()[1][-3000:]
+    served.communicate()
+    assert len(list(open_release_log(loop.engine.store, "nano").records())) == length, (
+        "serving wrote to the release log"
+    )
+
+
+@pytest.mark.timeout(1200)
+def test_a_runner_stopped_past_its_time_to_live_is_fenced_and_touches_nothing(new_loop: Callable[[], Any]) -> None:
+    loop = new_loop()
+    stopped = loop.spawn("workflows.run", "--recipe", "nano", "--run-id", "frozen")
+    loop.wait(lambda: loop._meets("frozen", _running("tune")), "tuning", stopped)
+    stopped.send_signal(signal.SIGSTOP)
+    try:
+        summary = loop.run("--resume", "frozen")
+        journal = loop.engine.verify("frozen")
+        dataset, releases = loop.engine.output("frozen", "version"), open_release_log(loop.engine.store, "nano")
+        released = len(list(releases.records()))
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+    _, err = stopped.communicate(timeout=600)
+
+    assert summary["status"] == "succeeded"
+    assert stopped.returncode != 0, "the stopped runner believes that it has done it"
+    assert "epoch" in err, err[-3000:]
+    assert dataset.version == 1
+    assert loop.engine.verify("frozen") == journal, "the fenced runner has written"
+    assert len(list(releases.records())) == released
+    assert loop.complete(summary["endpoint"], "nano")["choices"]
+
+
 def _answers(loop: Any, endpoint: str) -> bool:
     try:
         return bool(loop.complete(endpoint, "nano")["choices"])
