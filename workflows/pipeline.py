@@ -19,7 +19,7 @@ from steps import tune as tuning_step
 from steps import validate as validation_step
 from steps import version as versioning
 from steps.common.context import StepContext
-from steps.common.releases import ReleasedModel, open_release_log
+from steps.common.releases import ReleasedModel, open_release_log, released_aliases
 from steps.common.results import (
     CrawlResult,
     DatasetVersion,
@@ -34,7 +34,7 @@ from workflows.configs import PipelineConfig
 from workflows.engine import Approval, Resources, Retry, Timeouts, approval, sleep, step
 from workflows.engine.head import connect as connect_head
 from workflows.engine.head import state_folder
-from workflows.log import Store, StoreUnavailable, list_logs, open_store
+from workflows.log import StoreUnavailable, open_store
 
 APPROVAL = "release"
 
@@ -171,12 +171,6 @@ def connect(storage: str) -> None:
     aliases = released_aliases(open_store(storage))
     if aliases:
         ray.remote(num_cpus=0, max_retries=0)(converge_all).remote(storage, aliases)
-
-
-def released_aliases(store: Store) -> list[str]:
-    """Aliases for which a model should answer."""
-    names = [name.removeprefix("releases/") for name in list_logs(store, "releases")]
-    return [name for name in names if open_release_log(store, name).refresh().champion is not None]
 
 
 def converge_all(storage: str, aliases: list[str]) -> None:

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from steps.common.releases import released_aliases
 from steps.common.signals import open_signal_log
 from steps.monitor.metrics import DriftCollector
 from steps.monitor.monitor_log import open_monitor_log
@@ -29,7 +30,7 @@ from workflows.api import Loop, NotAdmitted
 from workflows.command_line import DONE, FAILED, add_common
 from workflows.engine import Engine, EngineError
 from workflows.log import LogError
-from workflows.pipeline import connect, converge_all, released_aliases
+from workflows.pipeline import connect, converge_all
 
 INTERVAL_S = 10.0
 logger = logging.getLogger(__name__)

@@ -15,12 +15,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from steps.common.releases import released_aliases
 from steps.deploy import Endpoint, converge
 from steps.deploy.errors import DeployError
 from workflows.command_line import DONE, FAILED, INTERRUPTED, WRONG_USE, add_common
 from workflows.engine.errors import EngineError
 from workflows.engine.head import connect, state_folder
-from workflows.log import LogError, list_logs, open_store
+from workflows.log import LogError, open_store
 
 INTERVAL_S = 10.0
 """Time between two convergences: a lost replica is replaced by Serve, a lost head by this."""
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        aliases = [options.alias] if options.alias else released_aliases(options.storage)
+        aliases = [options.alias] if options.alias else released_aliases(open_store(options.storage))
         if not aliases:
             print(f"nothing is released in {options.storage}: run `python -m workflows.run` first", file=sys.stderr)
             return WRONG_USE
@@ -44,11 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DeployError, EngineError, LogError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return FAILED
-
-
-def released_aliases(storage: str) -> list[str]:
-    """Gives the public model names that a storage knows."""
-    return [name.removeprefix("releases/") for name in list_logs(open_store(storage), "releases/")]
 
 
 def serve_once(storage: str, aliases: Sequence[str]) -> list[Endpoint]:
