@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from steps.common.releases import ReleasedModel, ReleaseState, open_release_log
 from steps.deploy.config import ServingConfig
@@ -29,6 +30,10 @@ from workflows.log import NotFound, Store, open_store
 logger = logging.getLogger(__name__)
 
 ENDPOINT_KEY = "serving/endpoint.json"
+ENDPOINT_ENV = "EVERLOOP_ENDPOINT"
+"""URL by which every node reaches the endpoint, `http://host:port`. Set in a cluster, where loopback reaches one node
+only; the endpoint then listens on all addresses of the head, on that port."""
+
 POLL_S = 0.1
 GONE = ("NOT_STARTED", "DELETING")
 BROKEN = ("DEPLOY_FAILED", "UNHEALTHY")
@@ -119,15 +124,17 @@ def _ensure_serve(store: Store, storage: str, serving: ServingConfig) -> tuple[s
     # Serve has no public way to ask whether it runs, and on which port.
     client = _get_global_client(raise_if_no_controller_running=False)
     record = _endpoint_record(store)
+    outside = urlsplit(os.environ.get(ENDPOINT_ENV, ""))
+    listen = "0.0.0.0" if outside.hostname else serving.host  # noqa: S104 - in a cluster the Service needs it
     if client is None:
-        port = serving.port or _usable_port(serving.host, record["port"] if record else None)
-        options = {"host": serving.host, "port": port}
+        port = outside.port or serving.port or _usable_port(listen, record["port"] if record else None)
+        options = {"host": listen, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
         prefix = "/"
     else:
         port = int(client.http_config.port)
         prefix = _route_prefix(storage, client.get_serve_details()["applications"])
-    host = "127.0.0.1" if serving.host in {"0.0.0.0", "::"} else serving.host  # noqa: S104 - compared, not bound
+    host = outside.hostname or ("127.0.0.1" if listen in {"0.0.0.0", "::"} else listen)  # noqa: S104 - compared
     url = f"http://{host}:{port}{prefix.rstrip('/')}"
     found = {"url": url, "port": port}
     if record != found:
