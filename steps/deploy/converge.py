@@ -130,10 +130,11 @@ def _ensure_serve(store: Store, storage: str, serving: ServingConfig) -> tuple[s
         port = outside.port or serving.port or _usable_port(listen, record["port"] if record else None)
         options = {"host": listen, "port": port}
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
-        prefix = "/"
+        applications: Mapping[str, Any] = {}
     else:
         port = int(client.http_config.port)
-        prefix = _route_prefix(storage, client.get_serve_details()["applications"])
+        applications = client.get_serve_details()["applications"]
+    prefix = _route_prefix(storage, applications, urlsplit(record["url"]).path if record else "")
     host = outside.hostname or ("127.0.0.1" if listen in {"0.0.0.0", "::"} else listen)  # noqa: S104 - compared
     url = f"http://{host}:{port}{prefix.rstrip('/')}"
     found = {"url": url, "port": port}
@@ -142,11 +143,11 @@ def _ensure_serve(store: Store, storage: str, serving: ServingConfig) -> tuple[s
     return url, prefix
 
 
-def _route_prefix(storage: str, applications: Mapping[str, Mapping[str, Any]]) -> str:
-    """`/`, unless another storage's router has it on this cluster."""
+def _route_prefix(storage: str, applications: Mapping[str, Mapping[str, Any]], recorded: str) -> str:
+    """The one it has or had, so that the URL outlives the head; else `/`, unless another storage's router has it."""
     routes = {name: application["route_prefix"] for name, application in applications.items()}
     free = "/" not in routes.values()
-    return str(routes.get(router_name(storage)) or ("/" if free else f"/{storage_hash(storage)}"))
+    return str(routes.get(router_name(storage)) or recorded or ("/" if free else f"/{storage_hash(storage)}"))
 
 
 def _start_missing(
