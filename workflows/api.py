@@ -110,7 +110,7 @@ class Loop:
             log = self._signals(config.deploy.alias)
             raise NotAdmitted(f"run {begun.run_id} has just begun", _advice("active_run", log.refresh()))
         if begun.merged:
-            self.engine.start(build, config, run_id=run_id)
+            self.engine.start(build, config, run_id=run_id, labels=_labels(config))
         return begun
 
     def start(
@@ -167,7 +167,7 @@ class Loop:
         )
         if isinstance(decision, Suppressed):
             raise NotAdmitted(decision.message, _advice(decision.reason, log.state))
-        self.engine.fork(run_id, from_step, config, new_id, cause=asdict(found))
+        self.engine.fork(run_id, from_step, config, new_id, cause=asdict(found), labels=_labels(config))
         signals.started(log, new_id)
         return Start(new_id, merged=False)
 
@@ -226,7 +226,7 @@ class Loop:
             self._begin(log, active.run_id, config, active.signal)
 
     def _begin(self, log: Log[SignalState], run_id: str, config: PipelineConfig, found: Signal) -> None:
-        self.engine.start(build, config, run_id=run_id, cause=asdict(found))
+        self.engine.start(build, config, run_id=run_id, cause=asdict(found), labels=_labels(config))
         signals.started(log, run_id)
 
     def _finish(self, log: Log[SignalState], view: RunView, config: PipelineConfig) -> None:
@@ -281,6 +281,11 @@ class _Follower:
 
 def _new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+def _labels(config: PipelineConfig) -> dict[str, str]:
+    """What stands in each message about a run."""
+    return {"alias": config.deploy.alias, "recipe": config.recipe}
 
 
 def _advice(reason: str, state: SignalState) -> str:

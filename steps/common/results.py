@@ -96,6 +96,12 @@ class DatasetVersion:
     def __str__(self) -> str:
         return f"{self.name}@v{self.version}"
 
+    def headline(self) -> str:
+        """One line for people."""
+        rows = self.num_train + self.num_heldout
+        changes = f"+{self.num_added:,} ~{self.num_changed:,} -{self.num_removed:,}"
+        return f"dataset {self} of {rows:,} documents ({changes})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
@@ -166,6 +172,11 @@ class ModelVersion:
     mlflow_run_id: str
     seconds: float
 
+    def headline(self) -> str:
+        """One line for people."""
+        losses = f"loss {self.heldout_loss:.4f} on held-out rows, {self.unigram_loss:.4f} for their unigram model"
+        return f"model {self.name} version {self.version} trained on {self.dataset}, {losses}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
@@ -206,6 +217,19 @@ class Evaluation:
     scores: BlobRef
     samples: tuple[tuple[str, str], ...]
 
+    def headline(self) -> str:
+        """One line for people."""
+        rival = f"version {self.champion}" if self.champion else "nobody"
+        found = ""
+        if self.loss_difference is not None:
+            low, high = self.loss_difference.low, self.loss_difference.high
+            sure = f"{self.loss_difference.confidence:.0%} interval {low:+.4f} to {high:+.4f}"
+            found = (
+                f", {self.loss_difference.estimate:+.4f} nats per byte ({sure}) over {self.num_documents:,} documents"
+            )
+        why = f": {self.reasons[0]}" if self.reasons else ""
+        return f"verdict {self.verdict} for version {self.challenger} against {rival}{found}{why}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
@@ -232,6 +256,14 @@ class Release:
     reasons: tuple[str, ...]
     num_requests: Mapping[str, int] = field(default_factory=dict)
     replayed: bool = False
+
+    def headline(self) -> str:
+        """One line for people."""
+        answers = (
+            f"version {self.champion} answers for {self.alias}" if self.champion else f"nobody answers for {self.alias}"
+        )
+        why = f": {self.reasons[0]}" if self.reasons else ""
+        return f"{self.state}, {answers} at {self.endpoint}{why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import builtins
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from workflows.engine.runner import Pace, Runner, may_be_pickled
 from workflows.engine.schedule import Bounds, is_due
 from workflows.engine.state import RunFold, RunState
 from workflows.engine.step import resolve
+from workflows.engine.telling import RunTeller
 from workflows.engine.view import RunSummary, RunView, view_of
 from workflows.engine.waits import KINDS
 from workflows.log import (
@@ -88,7 +89,15 @@ class Engine:
         """The project's modules, as they were when first asked for."""
         return self._given_project or Project()
 
-    def start(self, builder: Callable[[Any], Any], config: Any, *, run_id: str | None = None, cause: Any = None) -> str:
+    def start(
+        self,
+        builder: Callable[[Any], Any],
+        config: Any,
+        *,
+        run_id: str | None = None,
+        cause: Any = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
         """Records a run, which `drive` then runs; or attaches to it, if it exists and was asked the very same.
 
         Args:
@@ -96,6 +105,7 @@ class Engine:
             config: Anything that has an encoding: JSON, a dataclass, a pydantic model.
             run_id: By default a new one.
             cause: Why it is started, as JSON.
+            labels: Stand in what people are told of the run; `alias` in a field of its own.
 
         Raises:
             InvalidRunId: The id is no safe path.
@@ -104,7 +114,7 @@ class Engine:
         """
         run_id = _checked(run_id or new_run_id())
         launch = prepare(builder, config, self.blobs, self.project)
-        return self._record(run_id, launch, cause=cause)
+        return self._record(run_id, launch, cause=cause, labels=labels)
 
     def drive(
         self, run_id: str, *, code: CodeMode = "same", observer: Callable[[RunView], None] | None = None
@@ -186,7 +196,14 @@ class Engine:
         return plan_resume(run_id, state, present, changed)
 
     def fork(
-        self, run_id: str, from_step: str, config: Any = None, run_id_new: str | None = None, *, cause: Any = None
+        self,
+        run_id: str,
+        from_step: str,
+        config: Any = None,
+        run_id_new: str | None = None,
+        *,
+        cause: Any = None,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Records a new run by the present code that takes over what the old one has finished, but for `from_step`,
         what a new config changes, and all that follows.
@@ -197,6 +214,7 @@ class Engine:
             config: Another config; by default the recorded one.
             run_id_new: By default a new one.
             cause: Why, as JSON.
+            labels: By default those of the old run.
 
         Raises:
             RunNotFound: No such run.
@@ -206,7 +224,9 @@ class Engine:
         launch = self._launch_again(state, config)
         reused = reused_steps(run_id, state, launch, from_step)
         parent = {"run": run_id, "length": state.length, "from_step": from_step}
-        return self._record(_checked(run_id_new or new_run_id()), launch, cause=cause, parent=parent, reused=reused)
+        new_id = _checked(run_id_new or new_run_id())
+        labels = state.created.get("labels") if labels is None else labels
+        return self._record(new_id, launch, cause=cause, labels=labels, parent=parent, reused=reused)
 
     def view(self, run_id: str) -> RunView:
         """The run as it is now, with live progress."""
@@ -391,18 +411,34 @@ class Engine:
         return view_of(run_id, log.state, self.store)
 
     def _log(self, run_id: str) -> Log[RunState]:
-        log = Log(self.store, f"runs/{_checked(run_id)}", self._fold)
+        log = Log(self.store, f"runs/{_checked(run_id)}", self._fold, tell=RunTeller(run_id, self._fold))
         if not log.state.exists:
             raise RunNotFound(run_id, self.store.uri)
         return log
 
-    def _record(self, run_id: str, launch: Launch, *, cause: Any, parent: Any = None, reused: Any = None) -> str:
+    def _record(
+        self,
+        run_id: str,
+        launch: Launch,
+        *,
+        cause: Any,
+        labels: Mapping[str, str] | None,
+        parent: Any = None,
+        reused: Any = None,
+    ) -> str:
         log = Log(self.store, f"runs/{run_id}", self._fold)
         if not log.state.exists:
             addresses = [address for address in launch.code["functions"] if address not in KINDS]
             bundle = self.project.bundle(addresses)
             draft = launch.draft(
-                run_id, self.blobs, bundle, at=self.store.now(), cause=cause, parent=parent, reused=reused
+                run_id,
+                self.blobs,
+                bundle,
+                at=self.store.now(),
+                cause=cause,
+                labels=labels,
+                parent=parent,
+                reused=reused,
             )
             log.append(lambda state: None if state.exists else draft)
         check_same(run_id, log.state, launch, self.blobs)

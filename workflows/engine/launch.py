@@ -45,6 +45,7 @@ class Launch:
         *,
         at: float,
         cause: Any,
+        labels: Mapping[str, str] | None = None,
         parent: Any = None,
         reused: JSON = None,
     ) -> Draft:
@@ -60,6 +61,7 @@ class Launch:
             "code": self.code,
             "bundle": {"sha256": ref.sha256, "size": ref.size, "media_type": ref.media_type},
             "cause": cause,
+            "labels": dict(labels or {}),
             "parent": parent,
             "reused": pack(reused, blobs) if reused else None,
             "at": at,

@@ -108,6 +108,7 @@ def advance(
             ("continued", changes.continued),
             ("failed", changes.failed),
             ("ended_waits", changes.ended_waits),
+            ("asked", [] if state.cancel is not None else _to_ask(state, changes)),
             ("started", started),
         )
         if value
@@ -177,6 +178,14 @@ def _end_waits(fold: RunFold, state: RunState, changes: _Changes, now: float) ->
             changes.ended_waits.append([step, value])
             changes.settled.add(step)
     changes.newly_ready += _unblocked(state, ended, changes)
+
+
+def _to_ask(state: RunState, changes: _Changes) -> list[str]:
+    """Open approvals of which nobody was told yet."""
+    open_waits = ((step, state.steps[step].wait) for step in state.waiting if step not in changes.settled)
+    return [
+        step for step, wait in open_waits if wait is not None and wait.kind == "approval" and step not in state.asked
+    ]
 
 
 def _ended(fold: RunFold, state: RunState, wait: Wait, now: float) -> JSON | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "status", "length", "created", "created_at", "updated_at", "code", "graphs", "epoch", "claims_without_progress",
-    "events", "decisions", "cancel", "wake_at", "reason", "not_ended",
+    "events", "decisions", "asked", "cancel", "wake_at", "reason", "not_ended",
 )  # fmt: skip
 _STEP = (
     "status", "attempts", "failures", "lost", "out_of_memory", "due_at", "first_started_at", "started_at",

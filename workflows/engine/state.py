@@ -4,9 +4,9 @@ Records of the log `runs/<id>`, by kind:
 
 | kind | data |
 | --- | --- |
-| `created` | record 0: `builder`, `config`, `graph`, `inputs` (digest), `code`, `bundle`, `cause`, `parent`, `reused` |
+| `created` | `builder`, `config`, `graph`, `inputs`, `code`, `bundle`, `cause`, `labels`, `parent`, `reused` |
 | `claimed` | `replaces` (index of the claim before, or null), `runner`; with accepted code also `code`, `graph` |
-| `advanced` | `done`, `continued`, `failed`, `ended_waits`, `started`: one record for all that was ready together |
+| `advanced` | `done`, `continued`, `failed`, `ended_waits`, `asked`, `started`: all that was ready together |
 | `parked` | `wake_at`: only waits are left, the runner has gone |
 | `delivered` | `event`, `payload`, `by` |
 | `decided` | `step`, `approved`, `by`, `reason` |
@@ -91,6 +91,7 @@ class RunState:
     claims_without_progress: int = 0
     events: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     decisions: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
     cancel: Mapping[str, Any] | None = None
     wake_at: float | None = None
     reason: str = ""
@@ -289,6 +290,7 @@ def _advanced(fold: RunFold, state: RunState, record: Record) -> None:
         _continue(fold, state, step, graph, at)
     for failure in data.get("failed", ()):
         _fail(state, failure, at)
+    state.asked += data.get("asked", ())
     for step, attempt in data.get("started", ()):
         found = state.steps[step]
         leave(state, step)
