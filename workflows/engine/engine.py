@@ -8,48 +8,32 @@ view = engine.drive(run_id)
 from __future__ import annotations
 
 import builtins
-import logging
 import re
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from workflows.engine import head, outsiders
 from workflows.engine.claims import claim, holder
 from workflows.engine.code import Project, difference
-from workflows.engine.errors import CodeChanged, InvalidRunId, NoOutput, RunNotFound, StepNotFound
-from workflows.engine.fork import reused_steps
+from workflows.engine.errors import InvalidRunId, NoOutput, RunNotFound, StepNotFound
+from workflows.engine.fork import keep_shared, mend, reused_steps
 from workflows.engine.launch import Launch, check_same, new_run_id, prepare
-from workflows.engine.packing import pack, unpack
 from workflows.engine.plan import Plan, plan_launch, plan_resume
+from workflows.engine.present import CodeMode, again, code_changes, present_code, unfinished
 from workflows.engine.runner import Pace, Runner, may_be_pickled
 from workflows.engine.schedule import Bounds, is_due
 from workflows.engine.state import RunFold, RunState
-from workflows.engine.step import resolve
 from workflows.engine.telling import RunTeller
-from workflows.engine.view import RunSummary, RunView, view_of
+from workflows.engine.view import RunSummary, RunView, summary_of, view_of
 from workflows.engine.waits import KINDS
-from workflows.log import (
-    Blobs,
-    Draft,
-    Log,
-    Verification,
-    decode,
-    encode,
-    failpoint,
-    fork_log,
-    list_logs,
-    open_store,
-)
+from workflows.log import Blobs, Draft, Log, Verification, decode, encode, failpoint, list_logs, open_store
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_RESUMES = 5
 """Times that a run is taken up again without anything being finished, before it is given up."""
-
-CodeMode = Literal["same", "accept", "recorded"]
-_logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -136,7 +120,7 @@ class Engine:
         state = log.state
         if state.over or (state.status == "parked" and not is_due(self._fold, state, self.store.now())):
             return view_of(run_id, state, self.store)
-        changes = self._code_changes(run_id, state, code)
+        changes = code_changes(run_id, state, code, self.blobs, self.project)
         expected = state.claim.index if state.claim else None
         failpoint("engine.drive.before-claim")
         claimed = log.append(
@@ -189,10 +173,10 @@ class Engine:
             return plan_launch(prepare(builder, config, self.blobs, self.project))
         state = self._log(run_id).state
         if from_step:
-            launch = self._launch_again(state, config)
+            launch = again(state, config, self.blobs, self.project)
             return plan_launch(launch, reused_steps(run_id, state, launch, from_step))
-        present = self._present_code(state)
-        changed = difference(state.code, present, _unfinished(state))
+        present = present_code(state, self.project)
+        changed = difference(state.code, present, unfinished(state))
         return plan_resume(run_id, state, present, changed)
 
     def fork(
@@ -221,8 +205,9 @@ class Engine:
             StepNotFound: The graph has no such step.
         """
         state = self._log(run_id).state
-        launch = self._launch_again(state, config)
+        launch = again(state, config, self.blobs, self.project)
         reused = reused_steps(run_id, state, launch, from_step)
+        keep_shared(reused, self.blobs)
         parent = {"run": run_id, "length": state.length, "from_step": from_step}
         new_id = _checked(run_id_new or new_run_id())
         labels = state.created.get("labels") if labels is None else labels
@@ -243,7 +228,8 @@ class Engine:
             run_id = name.removeprefix("runs/")
             state = self._log(run_id).state
             if deleted or state.status != "deleted":
-                found.append(self._summary(run_id, state))
+                held = holder(self.store, run_id, state, self.pace.ttl_s) is not None
+                found.append(summary_of(run_id, state, held=held))
         return found
 
     def output(self, run_id: str, step: str = "") -> Any:
@@ -337,13 +323,8 @@ class Engine:
         Raises:
             ValueError: Nothing is wrong with the run, or nothing is left of it.
         """
-        found = self.verify(run_id)
-        if found.ok:
-            raise ValueError(f"run {run_id!r} is whole: {found.length} records")
-        if not found.length:
-            raise ValueError(f"nothing of run {run_id!r} can be trusted: {found.reason}")
-        new_id = _checked(run_id_new or f"{run_id[:56]}-r{found.length}"[:64])
-        fork_log(self.store, f"runs/{run_id}", f"runs/{new_id}", found.length)
+        new_id = _checked(run_id_new or f"{run_id[:56]}-r{self.verify(run_id).length}"[:64])
+        mend(self.blobs, run_id, new_id)
         # Its last claim was copied too, and nobody holds this run.
         self._log(new_id).append(lambda state: outsiders.release(state, at=self.store.now()))
         return new_id
@@ -443,56 +424,6 @@ class Engine:
             log.append(lambda state: None if state.exists else draft)
         check_same(run_id, log.state, launch, self.blobs)
         return run_id
-
-    def _summary(self, run_id: str, state: RunState) -> RunSummary:
-        return RunSummary(
-            run_id=run_id,
-            status=state.status,
-            created_at=state.created_at,
-            updated_at=state.updated_at,
-            wake_at=state.wake_at,
-            held=holder(self.store, run_id, state, self.pace.ttl_s) is not None,
-            claims_without_progress=state.claims_without_progress,
-            reason=state.reason,
-            cause=state.created.get("cause"),
-        )
-
-    def _launch_again(self, state: RunState, config: Any) -> Launch:
-        recorded = decode(state.created["config"], self.blobs) if config is None else config
-        return prepare(resolve(state.created["builder"]), recorded, self.blobs, self.project)
-
-    def _present_code(self, state: RunState) -> dict[str, Any]:
-        functions = [state.created["builder"], *(f for f in state.functions if f not in KINDS)]
-        return self.project.describe(functions).to_json()
-
-    def _code_changes(self, run_id: str, state: RunState, mode: CodeMode) -> dict[str, Any]:
-        """What the claim must say about code.
-
-        Raises:
-            CodeChanged: The code is not the recorded one, and nobody accepted that.
-        """
-        if mode == "recorded":
-            return {}
-        present = self._present_code(state)
-        lines = difference(state.code, present, _unfinished(state))
-        builder = state.created["builder"]
-        graph = None
-        if difference(state.code, present, [builder]):
-            launch = self._launch_again(state, None)
-            if launch.graph.to_json() != unpack(state.graphs[0][1], self.blobs):
-                lines.append(f"{builder}: makes another graph")
-                graph = pack(launch.graph.to_json(), self.blobs)
-                present = dict(launch.code)
-        if not lines:
-            return {}
-        if mode == "same":
-            raise CodeChanged(run_id, lines)
-        _logger.info("run %s goes on with changed code: %s", run_id, "; ".join(lines))
-        return {"code": present, "graph": graph}
-
-
-def _unfinished(state: RunState) -> builtins.list[str]:
-    return [found.node.function for found in state.steps.values() if found.status != "succeeded"]
 
 
 def _checked(run_id: str) -> str:

@@ -140,6 +140,21 @@ class RunView:
         raise KeyError(name)
 
 
+def summary_of(run_id: str, state: RunState, *, held: bool) -> RunSummary:
+    """The run as one line of a list; `held` says whether a living runner drives it."""
+    return RunSummary(
+        run_id=run_id,
+        status=state.status,
+        created_at=state.created_at,
+        updated_at=state.updated_at,
+        wake_at=state.wake_at,
+        held=held,
+        claims_without_progress=state.claims_without_progress,
+        reason=state.reason,
+        cause=state.created.get("cause"),
+    )
+
+
 def view_of(run_id: str, state: RunState, store: Store) -> RunView:
     """The view of a state, with the progress that running steps left in the store."""
     return RunView(

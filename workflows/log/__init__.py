@@ -27,7 +27,7 @@ from workflows.log.errors import (
     UnsupportedFormat,
 )
 from workflows.log.failpoints import FailpointHit, failpoint, failpoint_names
-from workflows.log.gc import Collected, collect_garbage, log_references, references
+from workflows.log.gc import Collected, collect_garbage, keep_reachable, log_references, references
 from workflows.log.log import Fold, Log, Tell, Verification, fork_log, list_logs, stored_records, verify_log
 from workflows.log.notification import EVENTS, SEVERITIES, Notification, Severity
 from workflows.log.record import Draft, Record, canonical_json
@@ -64,6 +64,7 @@ __all__ = [
     "GRACE_S",
     "Collected",
     "collect_garbage",
+    "keep_reachable",
     "log_references",
     "references",
     # values

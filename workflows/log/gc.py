@@ -100,6 +100,26 @@ def collect_garbage(blobs: Blobs, roots: Iterable[BlobRef | TreeRef], *, dry_run
     return Collected(tuple(deleted), deleted_bytes, num_kept, num_young, tuple(sorted(missing)))
 
 
+def keep_reachable(blobs: Blobs, roots: Iterable[BlobRef | TreeRef]) -> tuple[str, ...]:
+    """Renews all that can be reached from the roots, for a log that will name it without putting it again.
+
+    Returns:
+        Digests that are named as a blob or a tree and are not there. Digits that only look like a digest do not count.
+
+    Raises:
+        CorruptBlob: A tree or a JSON blob is not what its name says.
+    """
+    named = list(roots)
+    marked, missing = _mark(blobs, named)
+    for sha256 in sorted(marked - missing):
+        try:
+            blobs.keep(BlobRef(sha256, 0))
+        except NotFound:
+            missing.add(sha256)
+    typed = {ref.sha256 for ref in named if isinstance(ref, TreeRef) or ref.media_type != UNKNOWN_MEDIA_TYPE}
+    return tuple(sorted(missing & typed))
+
+
 def _mark(blobs: Blobs, roots: Iterable[BlobRef | TreeRef]) -> tuple[set[str], set[str]]:
     marked: set[str] = set()
     followed: set[str] = set()

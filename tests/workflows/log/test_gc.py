@@ -16,6 +16,7 @@ from workflows.log import (
     Store,
     collect_garbage,
     encode,
+    keep_reachable,
     log_references,
     references,
 )
@@ -136,3 +137,26 @@ def test_references_are_found_in_any_json(blobs: Blobs) -> None:
     value = json.loads(json.dumps({"a": [{"b": encode(ref, blobs)}], "c": 1, "d": None}))
 
     assert BlobRef(ref.sha256, 0, "application/json") in list(references(value))
+
+
+def test_what_a_new_log_will_name_is_renewed_with_all_that_it_reaches(
+    store: MemoryStore, blobs: Blobs, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").write_bytes(b"w" * 100)
+    tree = blobs.put_tree(tmp_path)
+    table = blobs.put(b"rows")
+    document = blobs.put(json.dumps(encode(table, blobs)).encode(), "application/json")
+    age(store, GRACE_S * 0.9)
+
+    missing = keep_reachable(blobs, references([encode(tree, blobs), encode(document, blobs), "f" * 64]))
+    age(store, GRACE_S * 0.2)
+    collected = collect_garbage(blobs, [])
+
+    assert (missing, collected.deleted, collected.num_young) == ((), (), 4)
+
+
+def test_what_is_named_and_gone_is_told(store: MemoryStore, blobs: Blobs) -> None:
+    kept_blob, gone = blobs.put(b"kept"), blobs.put(b"gone")
+    store.delete(blobs.key(gone.sha256))
+
+    assert keep_reachable(blobs, references([encode(kept_blob, blobs), encode(gone, blobs)])) == (gone.sha256,)
