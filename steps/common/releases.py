@@ -29,6 +29,7 @@ from steps.common.release_state import (
     RolloutStep,
     Stage,
 )
+from steps.common.release_telling import ReleaseTeller
 from workflows.log import Draft, Log, Refused, Store, list_logs
 
 __all__ = [
@@ -129,7 +130,7 @@ def release_log_name(alias: str) -> str:
 
 def open_release_log(store: Store, alias: str) -> Log[ReleaseState]:
     """Opens the release log of an alias; `.refresh()` it to see what others wrote."""
-    return Log(store, release_log_name(alias), ReleaseFold())
+    return Log(store, release_log_name(alias), ReleaseFold(), tell=ReleaseTeller(alias))
 
 
 def released_aliases(store: Store) -> list[str]:

@@ -33,6 +33,7 @@ from steps.common.signal_state import (
     SuppressedSignal,
     signal,
 )
+from steps.common.signal_telling import SignalTeller
 from workflows.log import Draft, Log, Record, Refused, Store
 
 __all__ = [
@@ -140,7 +141,7 @@ def signal_log_name(alias: str) -> str:
 
 def open_signal_log(store: Store, alias: str) -> Log[SignalState]:
     """Opens the signal log of an alias; `.refresh()` it to see what others wrote."""
-    return Log(store, signal_log_name(alias), SignalFold())
+    return Log(store, signal_log_name(alias), SignalFold(), tell=SignalTeller(alias))
 
 
 def run_id_of(found: Signal) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from steps.monitor.telling import MonitorTeller
 from workflows.log import BlobRef, Log, Record, Store
 
 _NUM_SHOWN = 50  # alarms kept in the state; older ones are in the log
@@ -102,7 +103,7 @@ def monitor_log_name(alias: str) -> str:
 
 def open_monitor_log(store: Store, alias: str) -> Log[MonitorState]:
     """Opens the monitor log of an alias; `.refresh()` it to see what others wrote."""
-    return Log(store, monitor_log_name(alias), MonitorFold())
+    return Log(store, monitor_log_name(alias), MonitorFold(), tell=MonitorTeller(alias))
 
 
 class MonitorFold:
