@@ -1,0 +1,82 @@
+{{/* Files that hold secrets or digests of them; each is given (list root keys). */}}
+
+{{- define "everloop.principals" -}}
+{{- $keys := index . 1 -}}
+{{- $root := index . 0 -}}
+[[principal]]
+kind = "Person"
+id = "admin"
+roles = ["admin", "operator", "approver", "releaser", "viewer"]
+team = {{ $root.Values.triggers.team | quote }}
+api_keys = [{{ index $keys "api-key-admin" | sha256sum | quote }}]
+{{ range $id := list "n8n" "alertmanager" "minio" "push" "airflow" }}
+[[principal]]
+kind = "Service"
+id = {{ $id | quote }}
+roles = [{{ if or (eq $id "airflow") (eq $id "n8n") }}"scheduler", {{ end }}"signaller"]
+team = {{ $root.Values.triggers.team | quote }}
+api_keys = [{{ index $keys (printf "api-key-%s" $id) | sha256sum | quote }}]
+{{ end }}
+# Of no team, so that all it may do is read metrics.
+[[principal]]
+kind = "Service"
+id = "prometheus"
+roles = ["scheduler"]
+team = "-"
+api_keys = [{{ index $keys "api-key-prometheus" | sha256sum | quote }}]
+{{ end -}}
+
+{{- define "everloop.triggersToml" -}}
+{{- $keys := index . 1 -}}
+{{- $root := index . 0 -}}
+storage = {{ include "everloop.storage" $root | quote }}
+host = "0.0.0.0"
+port = 8400
+public_url = {{ $root.Values.triggers.publicUrl | quote }}
+principals = "/etc/everloop/principals.toml"
+state = "/tmp/everloop/door"
+{{- range $alias, $rule := $root.Values.triggers.aliases }}
+
+[aliases.{{ $alias }}]
+{{- range $key, $value := $rule }}
+{{ $key }} = {{ $value | toJson }}
+{{- end }}
+{{- end }}
+
+[webhook_secrets]
+{{- range $id := list "n8n" "alertmanager" "minio" "push" "airflow" }}
+"Service::{{ $id }}" = [{{ index $keys (printf "webhook-%s" $id) | quote }}]
+{{- end }}
+{{ end -}}
+
+{{- define "everloop.alertmanagerYaml" -}}
+{{- $keys := index . 1 -}}
+{{- $root := index . 0 -}}
+route:
+  receiver: everloop
+  group_by: [alertname, alias]
+  group_wait: {{ $root.Values.alertmanager.groupWait }}
+  group_interval: {{ $root.Values.alertmanager.groupInterval }}
+  repeat_interval: {{ $root.Values.alertmanager.repeatInterval }}
+receivers:
+  - name: everloop
+    webhook_configs:
+      - url: http://{{ include "everloop.name" $root }}-triggers:8400/v1/hooks/alertmanager
+        send_resolved: true
+        http_config:
+          authorization:
+            type: Bearer
+            credentials: {{ index $keys "api-key-alertmanager" }}
+{{ end -}}
+
+{{- define "everloop.reconcileToml" -}}
+{{- $keys := index . 1 -}}
+{{- $root := index . 0 -}}
+public_url = {{ $root.Values.triggers.publicUrl | quote }}
+{{- if $root.Values.n8n.enabled }}
+
+[[notify]]
+url = "http://{{ include "everloop.name" $root }}-n8n:5678/webhook/everloop-notify"
+secret = {{ index $keys "webhook-n8n" | quote }}
+{{- end }}
+{{ end -}}

@@ -1,0 +1,211 @@
+{{- define "everloop.name" -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "everloop.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: everloop
+{{ include "everloop.selector" . }}
+{{- end -}}
+
+{{- define "everloop.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Image of a role: (list root "ray"). A role's own `image` wins over registry, name and tag. */}}
+{{- define "everloop.image" -}}
+{{- $root := index . 0 -}}{{- $role := index . 1 -}}
+{{- $own := index $root.Values.images.overrides $role | default "" -}}
+{{- if $own -}}{{ $own }}{{- else -}}
+{{ printf "%s/%s:%s" $root.Values.images.registry $role ($root.Values.images.tag | default $root.Chart.AppVersion) }}
+{{- end -}}
+{{- end -}}
+
+{{- define "everloop.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "everloop.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 65532
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* What each pod of ours says about itself. */}}
+{{- define "everloop.podCommon" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "everloop.podSecurity" . | nindent 2 }}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "everloop.secret" -}}
+{{- .Values.secrets.existingSecret | default (printf "%s-secrets" (include "everloop.name" .)) -}}
+{{- end -}}
+
+{{- define "everloop.minioUrl" -}}
+http://{{ include "everloop.name" . }}-minio:9000
+{{- end -}}
+
+{{- define "everloop.storage" -}}
+{{- if .Values.storage.uri -}}{{ .Values.storage.uri }}
+{{- else if .Values.minio.enabled -}}s3://{{ .Values.minio.bucket }}/{{ .Values.storage.prefix }}?endpoint_override={{ include "everloop.minioUrl" . }}
+{{- else -}}{{ fail "storage.uri: needed when minio.enabled is false" }}
+{{- end -}}
+{{- end -}}
+
+{{- define "everloop.trackingUri" -}}
+{{- if .Values.mlflow.externalUri -}}{{ .Values.mlflow.externalUri }}
+{{- else if .Values.mlflow.enabled -}}http://{{ include "everloop.name" . }}-mlflow:5000
+{{- end -}}
+{{- end -}}
+
+{{- define "everloop.cluster" -}}{{ include "everloop.name" . }}-ray{{- end -}}
+{{- define "everloop.head" -}}{{ include "everloop.cluster" . }}-head-svc{{- end -}}
+{{- define "everloop.endpoint" -}}http://{{ include "everloop.name" . }}-serve:8000{{- end -}}
+
+{{- define "everloop.secretEnv" -}}
+{{- $root := index . 0 -}}
+- name: {{ index . 1 }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "everloop.secret" $root }}
+      key: {{ index . 2 }}
+{{- end -}}
+
+{{/* What the code of the loop reads, on every node. */}}
+{{- define "everloop.loopEnv" -}}
+- name: EVERLOOP_STORAGE
+  value: {{ include "everloop.storage" . | quote }}
+- name: EVERLOOP_ENDPOINT
+  value: {{ include "everloop.endpoint" . | quote }}
+{{- with (include "everloop.trackingUri" .) }}
+- name: MLFLOW_TRACKING_URI
+  value: {{ . | quote }}
+{{- end }}
+{{ include "everloop.secretEnv" (list . "AWS_ACCESS_KEY_ID" "storage-access-key") }}
+{{ include "everloop.secretEnv" (list . "AWS_SECRET_ACCESS_KEY" "storage-secret-key") }}
+{{- with .Values.storage.region }}
+- name: AWS_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Probes: (dict "path" "port" ...). Time-outs are long: a slow answer is no dead process. */}}
+{{- define "everloop.probes" -}}
+startupProbe:
+  httpGet: {path: {{ .ready }}, port: {{ .port }}}
+  periodSeconds: 5
+  timeoutSeconds: 10
+  failureThreshold: {{ .startup | default 60 }}
+readinessProbe:
+  httpGet: {path: {{ .ready }}, port: {{ .port }}}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 3
+livenessProbe:
+  {{- if .live }}
+  httpGet: {path: {{ .live }}, port: {{ .port }}}
+  {{- else }}
+  tcpSocket: {port: {{ .port }}}
+  {{- end }}
+  periodSeconds: 20
+  timeoutSeconds: 15
+  failureThreshold: 6
+{{- end -}}
+
+{{- define "everloop.scrape" -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+prometheus.io/path: {{ .path | default "/metrics" | quote }}
+{{- end -}}
+
+{{/* A claim that outlives the release: (dict "root" $ "component" "minio" "persistence" .Values.minio.persistence). */}}
+{{- define "everloop.claim" -}}
+{{- if not .persistence.existingClaim }}
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {{ include "everloop.name" .root }}-{{ .component }}
+  labels:
+    {{- include "everloop.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .component }}
+  annotations:
+    helm.sh/resource-policy: keep
+spec:
+  accessModes: [ReadWriteOnce]
+  {{- with .persistence.storageClass }}
+  storageClassName: {{ . }}
+  {{- end }}
+  resources:
+    requests:
+      storage: {{ .persistence.size }}
+{{- end }}
+{{- end -}}
+
+{{- define "everloop.claimName" -}}
+{{- .persistence.existingClaim | default (printf "%s-%s" (include "everloop.name" .root) .component) -}}
+{{- end -}}
+
+{{- define "everloop.configChecksum" -}}
+{{- toJson (dict "triggers" .Values.triggers "alertmanager" .Values.alertmanager "n8n" .Values.n8n "storage" .Values.storage) | sha256sum | trunc 16 -}}
+{{- end -}}
+
+{{- define "everloop.rayContainer" -}}
+image: {{ include "everloop.image" (list . "ray") }}
+imagePullPolicy: {{ .Values.images.pullPolicy }}
+securityContext:
+  {{- include "everloop.containerSecurity" . | nindent 2 }}
+env:
+  {{- include "everloop.loopEnv" . | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: shared-mem, mountPath: /dev/shm}
+lifecycle:
+  preStop:
+    exec:
+      # Time for the Service and the router to stop sending here before Ray is told to end.
+      command: [/bin/sh, -c, "sleep {{ .Values.ray.drainSeconds }}"]
+{{- end -}}
+
+{{- define "everloop.rayVolumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: {{ .Values.ray.tmpSize }}}
+- name: shared-mem
+  emptyDir: {medium: Memory, sizeLimit: {{ .Values.ray.sharedMemorySize }}}
+- name: config
+  secret:
+    secretName: {{ include "everloop.secret" . }}
+    defaultMode: 0440
+    items:
+      - {key: reconcile.toml, path: reconcile.toml}
+{{- end -}}
