@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 from fastapi import FastAPI
@@ -37,6 +37,19 @@ def create_app(settings: Settings, api: LoopApi, access: Access) -> FastAPI:
             yield
             tasks.cancel_scope.cancel()
 
+    app = bare_app(lifespan)
+    app.state.settings = settings
+    app.state.api = api
+    app.state.access = access
+    app.state.metrics = DoorMetrics(access.authorizer)
+    # The last one added is the outermost: refused bodies are counted too.
+    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Measure, metrics=app.state.metrics)
+    return app
+
+
+def bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
+    """Routes and their description, with nothing behind them."""
     app = FastAPI(
         title="Everloop",
         summary="Starts runs of the loop, shows them, takes decisions and signals.",
@@ -46,16 +59,9 @@ def create_app(settings: Settings, api: LoopApi, access: Access) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.settings = settings
-    app.state.api = api
-    app.state.access = access
-    app.state.metrics = DoorMetrics(access.authorizer)
     problems.install(app)
     for module in (runs, approvals, hooks, health):
         app.include_router(module.router)
-    # The last one added is the outermost: refused bodies are counted too.
-    app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Measure, metrics=app.state.metrics)
     return app
 
 

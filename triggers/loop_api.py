@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from steps.common.releases import ReleaseState
+from steps.common.signals import SignalState
 from workflows.access import ApprovalDecision
 from workflows.engine import RunSummary, RunView
 
@@ -60,6 +62,27 @@ class SignalOutcome:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasView:
+    """An alias as of now: what it serves, and what asks for runs.
+
+    Attributes:
+        alias: Its name.
+        facts: What the policies look at.
+        stage: Where its state machine stands.
+        signals: The fold of its signal log.
+        release: The fold of its release log.
+        at: When that was, by the store's clock, Unix seconds.
+    """
+
+    alias: str
+    facts: RunFacts
+    stage: str
+    signals: SignalState
+    release: ReleaseState
+    at: float
+
+
 class LoopApi(Protocol):
     """The loop as seen through the door. Every method may raise `workflows.engine.RunNotFound` and
     `workflows.log.LogError`."""
@@ -109,7 +132,7 @@ class LoopApi(Protocol):
         """Digest of the artifact that stands at a gate now; empty if the gate is not open."""
 
     def decide(self, decision: ApprovalDecision) -> None:
-        """Hands a decision to its run. Refused if the run does not want it any more."""
+        """Hands a decision to its run, and has the run go on. Refused if the run does not want it any more."""
 
     def signal(
         self, alias: str, source: str, *, window: str, reason: str, evidence: Mapping[str, Any]
@@ -117,4 +140,7 @@ class LoopApi(Protocol):
         """Reports a cause. Once per alias, source and window, however often it is told."""
 
     def alias_facts(self, alias: str) -> RunFacts | None:
-        """The facts of an alias, or None if nothing was ever released under it."""
+        """The facts of an alias, or None if the loop has never heard of it."""
+
+    def list_aliases(self) -> Sequence[AliasView]:
+        """Every alias that has signals, a release or settings, by name."""

@@ -9,10 +9,30 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from workflows.access import WebhookSecret
+from workflows.configs import RECIPES
 
 
 class SettingsError(ValueError):
     """Settings that cannot be used; the message names the key and the rule."""
+
+
+class AliasSettings(BaseModel):
+    """What the policies must know of an alias, and what its signals start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    team: str = Field("local", min_length=1, description="Whose it is.")
+    protected: bool = Field(False, description="Whether a release needs a second person.")
+    recipe: str = Field(
+        "", description="What a signal starts before the first release; after it, what made the champion."
+    )
+
+    @field_validator("recipe")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value and value not in RECIPES:
+            raise ValueError(f"recipe {value!r} is unknown; there are {', '.join(RECIPES)}")
+        return value
 
 
 class Settings(BaseModel):
@@ -23,6 +43,18 @@ class Settings(BaseModel):
     storage: str = Field(description="Storage URI of the loop.")
     host: str = Field("127.0.0.1", description="Address to listen on. Put TLS in front of anything but loopback.")
     port: int = Field(8400, ge=1, le=65535, description="Port to listen on.")
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s/]+)?$",
+        description="How people reach the door, for example https://loop.example.org.",
+    )
+    state: Path | None = Field(
+        None,
+        description="Folder for keys and logs of drivers; by default `door` in the state folder of the storage.",
+    )
+    aliases: Mapping[str, AliasSettings] = Field(
+        default_factory=dict, description="Team, protection and recipe by alias; others are `local` and unprotected."
+    )
     principals: Path | None = Field(
         None,
         description="The team's directory of principals (TOML). Without one, the owner of the storage is the only one.",
