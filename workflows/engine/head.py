@@ -47,7 +47,7 @@ class Head:
         address: `host:port` of its GCS.
         token_file: Holds the token that it asks for.
         temp_dir: Sockets and logs.
-        dashboard: URL of its HTTP endpoint (jobs, state), empty if it has none.
+        dashboard: URL of its HTTP endpoint (jobs, state); empty if it was started without one.
         processes: Start time by pid, of all processes that were started for it.
     """
 
@@ -116,18 +116,33 @@ def find(state: Path) -> Head | None:
     return head if head.alive() else None
 
 
-def start(state: Path, *, num_cpus: int = NUM_CPUS, object_store_bytes: int = OBJECT_STORE_BYTES) -> Head:
+def start(
+    state: Path,
+    *,
+    num_cpus: int = NUM_CPUS,
+    object_store_bytes: int = OBJECT_STORE_BYTES,
+    dashboard: bool = False,
+) -> Head:
     """Starts a head and records it; finds the one that another process started at the same time.
 
+    Args:
+        state: Where it is recorded.
+        num_cpus: Logical CPUs.
+        object_store_bytes: Size of its shared memory.
+        dashboard: Whether it answers the Jobs and State REST interfaces (`Head.dashboard`), by which others hand in
+            work. Nothing of a run needs it, and its ten processes are most of a head's memory and start.
+
     Raises:
-        HeadError: Ray did not start; says why.
+        HeadError: Ray did not start, or a head without the dashboard that is asked for runs already; says why.
     """
     state.mkdir(parents=True, exist_ok=True)
     with _locked(state):
         if (found := find(state)) is not None:
+            if dashboard and not found.dashboard:
+                raise HeadError(f"the Ray head at {found.address} has no dashboard", "stop it first: `--down`")
             return found
         _stop_recorded(state)
-        return _start(state, num_cpus, object_store_bytes)
+        return _start(state, num_cpus, object_store_bytes, dashboard)
 
 
 def stop(state: Path) -> bool:
@@ -138,7 +153,7 @@ def stop(state: Path) -> bool:
         return _stop_recorded(state)
 
 
-def _start(state: Path, num_cpus: int, object_store_bytes: int) -> Head:
+def _start(state: Path, num_cpus: int, object_store_bytes: int, dashboard: bool) -> Head:
     token_file = state / "ray-token"
     _write_private(token_file, secrets.token_hex(32))
     # Ray's sockets live below it, and a socket path has 107 bytes at most.
@@ -147,7 +162,8 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int) -> Head:
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head",
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={num_cpus}",
-        "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--include-dashboard={str(dashboard).lower()}", "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
         f"--dashboard-agent-listen-port={agent_ports[0]}", f"--dashboard-agent-grpc-port={agent_ports[1]}",
         f"--runtime-env-agent-port={agent_ports[2]}", f"--metrics-export-port={agent_ports[3]}",
         f"--ray-client-server-port={client_port}",
@@ -173,7 +189,7 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int) -> Head:
         f"127.0.0.1:{port}",
         str(token_file),
         str(temp_dir),
-        f"http://127.0.0.1:{dashboard_port}",
+        f"http://127.0.0.1:{dashboard_port}" if dashboard else "",
         _processes_below(temp_dir),
     )
     temporary = state / "ray.json.new"

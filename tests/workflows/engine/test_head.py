@@ -8,6 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +66,34 @@ def test_a_head_outlives_its_command_listens_on_loopback_and_is_stopped_by_its_r
         assert {address.ip for address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         assert not {address.port for address in listening} & {6379, 8265, 10001}
         assert "192" not in found.address
+        assert found.dashboard == ""
+        with pytest.raises(HeadError, match=r"no dashboard.*--down"):
+            head.start(tmp_path, dashboard=True)
     finally:
         assert head.stop(tmp_path)
     assert head.find(tmp_path) is None
     assert not head.stop(tmp_path)
     assert not [pid for pid in ours if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+
+
+@pytest.mark.services
+def test_a_head_with_a_dashboard_answers_the_jobs_interface_to_who_has_the_token(tmp_path: Path) -> None:
+    up = [sys.executable, "-m", "workflows.engine", "up", "--dashboard", "--state", str(tmp_path)]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(up, cwd=REPOSITORY, env=clean, capture_output=True, text=True, timeout=200, check=True)
+    said = json.loads(done.stdout)
+    try:
+        version = urllib.request.Request(f"{said['dashboard']}/api/version")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(version, timeout=60)
+        version.add_header("Authorization", f"Bearer {Path(said['token_file']).read_text()}")
+        with urllib.request.urlopen(version, timeout=60) as answer:
+            assert json.load(answer)["ray_version"]
+        assert head.start(tmp_path, dashboard=True).address == said["address"]
+    finally:
+        down = [sys.executable, "-m", "workflows.engine", "down", "--state", str(tmp_path)]
+        subprocess.run(down, cwd=REPOSITORY, env=clean, timeout=60, check=True)
+    assert head.find(tmp_path) is None
 
 
 def test_a_recorded_process_that_is_another_one_by_now_is_neither_attached_to_nor_stopped(tmp_path: Path) -> None:
