@@ -7,6 +7,7 @@ Then the folder is flushed.
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import secrets
@@ -103,6 +104,15 @@ class FileStore:
         folder = self._path(prefix) if prefix else self._root
         with self._translated(prefix):
             yield from _walk(folder, f"{prefix}/" if prefix else "", after)
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        path = self._path(prefix) if prefix else self._root
+        with self._translated(prefix):
+            try:
+                with os.scandir(path) as entries:
+                    return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     def delete(self, key: str) -> None:
         path = self._path(key)

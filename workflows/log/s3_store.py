@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import re
@@ -103,6 +104,13 @@ class S3Store:
                 for found in page:
                     if "/." not in f"/{found['path']}":
                         yield ObjectInfo(found["path"], found["size"], found["last_modified"].timestamp())
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        if prefix:
+            check_key(prefix)
+        with self._translated(prefix):
+            found = obstore.list_with_delimiter(self._bucket, prefix or None)["common_prefixes"]
+        return sorted(name for path in found if not (name := path.strip("/").rpartition("/")[2]).startswith("."))
 
     def delete(self, key: str) -> None:
         check_key(key)

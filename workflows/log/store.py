@@ -12,6 +12,7 @@ credentials come from where AWS clients look for them, first AWS_ACCESS_KEY_ID a
 
 from __future__ import annotations
 
+import builtins
 import re
 import secrets
 from collections.abc import Iterator
@@ -89,6 +90,9 @@ class Store(Protocol):
             prefix: The folder, in whole path segments; empty for all.
             after: Only keys greater than this one.
         """
+
+    def folders(self, prefix: str) -> builtins.list[str]:
+        """Names of the folders directly in a folder, in order. Costs one listing, whatever lies below them."""
 
     def delete(self, key: str) -> None:
         """Removes an object; no error if there is none."""

@@ -121,6 +121,11 @@ class MemoryStore:
             keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
             return iter([ObjectInfo(key, len(self.objects[key][0]), self.objects[key][1]) for key in keys])
 
+    def folders(self, prefix: str) -> list[str]:
+        with self._lock:
+            below = (key.removeprefix(f"{prefix}/") for key in self.objects if key.startswith(f"{prefix}/"))
+            return sorted({key.partition("/")[0] for key in below if "/" in key})
+
     def delete(self, key: str) -> None:
         with self._lock:
             self.objects.pop(key, None)
