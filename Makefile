@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: run test check fix bench chaos setup down help
+.PHONY: run up test check fix bench chaos setup down help
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,12 @@ setup: .venv/.synced  ## install the environment (EXTRAS="browser minio" adds ex
 run: .venv/.synced  ## the whole loop once, recipe `tiny`; ARGS="--recipe nano --json" passes flags on
 	$(RUN) python -m workflows.run $(ARGS)
 
-down: .venv/.synced  ## stop the local Ray that a run left answering
+up: .venv/.synced  ## everything around the loop: MinIO, MLflow, Ray, the door, the reconciler, Prometheus, Alertmanager
+	@$(RUN) python -c 'import minio' 2>/dev/null || $(UV) sync --locked --inexact --extra minio
+	$(RUN) python -m workflows.services up $(ARGS)
+
+down: .venv/.synced  ## stop what `make up` started, and the local Ray that a run left answering
+	$(RUN) python -m workflows.services down
 	$(RUN) python -m workflows.run --down $(ARGS)
 
 test: .venv/.synced  ## the fast tests, under 10 minutes on 2 cores

@@ -10,7 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         site = open_site(config, state, names | recorded_names(state.absolute()))
         if arguments.what == "env":
             return _env(site, arguments.json)
+        if arguments.what == "up" and not arguments.only:
+            names -= {service.name for service in services(site) if service.missing()}
+            site = replace(site, names=site.names & (names | recorded_names(site.state)))
         do = {"up": _up, "down": _down, "status": _status}[arguments.what]
         return do(site, [service for service in services(site) if service.name in names], arguments.json)
     except ServicesConfigError as error:
@@ -76,7 +79,7 @@ def _up(site: Site, those: Sequence[Service], as_json: bool) -> int:
     else:
         for progress in failed:
             _tell(f"error: {progress.name}: {progress.error}")
-        Console().print(status_table(statuses(those)))
+        _console().print(status_table(statuses(those)))
         _say('\nfor this shell:  eval "$(python -m workflows.services env)"')
     return FAILED if failed else DONE
 
@@ -99,7 +102,7 @@ def _status(_: Site, those: Sequence[Service], as_json: bool) -> int:
     if as_json:
         _say(json.dumps([asdict(one) for one in found]))
     else:
-        Console().print(status_table(found))
+        _console().print(status_table(found))
     return FAILED if any(one.state in ("died", "unhealthy") for one in found) else DONE
 
 
@@ -122,6 +125,11 @@ def _env(site: Site, as_json: bool) -> int:
         for name, value in found.items():
             _say(f"export {name}={shlex.quote(value)}")
     return DONE
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 def _say(text: str) -> None:

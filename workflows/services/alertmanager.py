@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from workflows.services.config import HOST
+from workflows.services.config import HOST, PeopleSettings
 from workflows.services.secret_file import write_private
-from workflows.services.service import Daemon, Launch, answers, program, write_if_changed
+from workflows.services.service import Daemon, Launch, answers, program
 from workflows.services.site import Site
 
 
@@ -22,9 +22,8 @@ class Alertmanager(Daemon):
         binary = program(self.name, "prometheus-alertmanager", "apt-get install prometheus-alertmanager")
         key = self.folder / "door.key"
         write_private(key, self.site.secrets.api_keys["Service::alertmanager"])
-        config = write_if_changed(
-            self.folder / "alertmanager.yml", json.dumps(settings(self.site, str(key)), indent=2) + "\n"
-        )
+        config = self.folder / "alertmanager.yml"
+        write_private(config, json.dumps(settings(self.site, str(key)), indent=2) + "\n")
         command = [
             binary,
             f"--config.file={config}",
@@ -42,34 +41,27 @@ class Alertmanager(Daemon):
 def settings(site: Site, key_file: str) -> dict[str, Any]:
     """The configuration file as data; JSON is YAML.
 
-    Drift waits for nothing: the sooner it is a signal, the sooner it is answered, and the door takes it once anyhow.
+    Alerts with a label `signal` are for the loop: the door takes each of them once. All others are for people. They go
+    there without n8n, so that they arrive when n8n is what fails.
     """
     waits = site.config.alertmanager
-    door = {
-        "name": "door",
-        "webhook_configs": [
-            {
-                "url": f"{site.url('triggers')}/v1/hooks/alertmanager",
-                "send_resolved": True,
-                "http_config": {"authorization": {"type": "Bearer", "credentials_file": key_file}},
-            }
-        ],
-    }
-    drift = {
+    to_door = {
         "receiver": "door",
-        "matchers": ['signal="drift"'],
+        "matchers": ['signal=~".+"'],
         "group_by": ["alertname", "alias"],
+        # The sooner a signal is told, the sooner it is answered; the door counts it once however often it comes.
         "group_wait": "0s",
         "group_interval": _duration(waits.group_interval_s),
+        "repeat_interval": _duration(waits.repeat_interval_s),
     }
     return {
         "route": {
-            "receiver": "door",
+            "receiver": "people",
             "group_by": ["alertname", "alias"],
             "group_wait": _duration(waits.group_wait_s),
             "group_interval": _duration(waits.group_interval_s),
             "repeat_interval": _duration(waits.repeat_interval_s),
-            "routes": [drift],
+            "routes": [to_door] if "triggers" in site.names else [],
         },
         # A loop that does not reconcile explains what else stands still.
         "inhibit_rules": [
@@ -78,8 +70,40 @@ def settings(site: Site, key_file: str) -> dict[str, Any]:
                 "target_matchers": ['alertname=~"RunStuck|OutboxStuck|CanaryStuck"'],
             }
         ],
-        "receivers": [door if "triggers" in site.names else {"name": "door"}],
+        "receivers": [_door(site, key_file), {"name": "people", **_people(site.config.people)}],
     }
+
+
+def _door(site: Site, key_file: str) -> dict[str, Any]:
+    config = {
+        "url": f"{site.url('triggers')}/v1/hooks/alertmanager",
+        "send_resolved": True,
+        "http_config": {"authorization": {"type": "Bearer", "credentials_file": key_file}},
+    }
+    return {"name": "door", "webhook_configs": [config]}
+
+
+def _people(settings: PeopleSettings) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    title = "{{ .CommonLabels.alertname }} {{ .CommonLabels.alias }} ({{ .Status }})"
+    if settings.slack_url:
+        text = "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.runbook }}\n{{ end }}"
+        # One address for all: the channel is the webhook's own.
+        slack = {"api_url": settings.slack_url, "send_resolved": True, "title": title, "text": text}
+        found["slack_configs"] = [slack]
+    if settings.mail:
+        mail = settings.mail
+        config = {
+            "to": mail["to"],
+            "from": mail["sender"],
+            "smarthost": f"{mail['host']}:{mail.get('port', 25)}",
+            "require_tls": bool(mail.get("tls", False) or mail.get("starttls", True)),
+            "send_resolved": True,
+        }
+        if mail.get("user"):
+            config |= {"auth_username": mail["user"], "auth_password": mail.get("password", "")}
+        found["email_configs"] = [config]
+    return found
 
 
 def _duration(seconds: float) -> str:

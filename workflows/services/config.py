@@ -84,6 +84,15 @@ class ReconcilerSettings(_Section):
     interval_s: float = Field(gt=0)
 
 
+class PeopleSettings(_Section):
+    """How people are told, by n8n and by Alertmanager: a Slack-compatible webhook, a mail server (keys as in
+    `n8n_flows/settings.example.toml`), or both.
+    """
+
+    slack_url: str = Field(pattern=r"^(https?://\S+)?$")
+    mail: Mapping[str, str | int | bool]
+
+
 class Waits(_Section):
     """How long a start and a stop may take."""
 
@@ -100,6 +109,7 @@ class ServicesConfig(_Section):
     prometheus: PrometheusSettings
     alertmanager: AlertmanagerSettings
     reconciler: ReconcilerSettings
+    people: PeopleSettings
     waits: Waits
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from workflows.access import key_digest
 from workflows.services.config import HOST
 from workflows.services.secret_file import ROLES, owner, write_private
 from workflows.services.service import Daemon, Launch, answers
 from workflows.services.site import Site
+from workflows.services.toml_text import toml_text
 
 
 class Triggers(Daemon):
@@ -34,7 +32,7 @@ class Triggers(Daemon):
             "webhook_secrets": {name: [secret] for name, secret in self.site.secrets.webhooks.items()},
             "aliases": {self.site.config.loop.alias: {"recipe": self.site.config.loop.recipe}},
         }
-        write_private(settings, _toml(document))
+        write_private(settings, toml_text(document))
         command = [sys.executable, "-m", "triggers", "--settings", str(settings)]
         return Launch(command, self.site.loop_environment(), [settings, principals])
 
@@ -61,35 +59,17 @@ class Reconciler(Daemon):
 
 def _principals(site: Site) -> str:
     """The directory of principals: the person here is the admin, each program has its one role."""
-    lines = ["# Made by `python -m workflows.services up` from its secrets."]
+    entries = []
     for subject, key in site.secrets.api_keys.items():
         kind, _, name = subject.partition("::")
-        roles = ("admin",) if subject == owner() else ROLES.get(subject, ())
-        entry = {
-            "kind": kind,
-            "id": name,
-            "roles": list(roles),
-            "team": "local",
-            "clearance": "restricted" if kind == "Person" else "internal",
-            "api_keys": [key_digest(key)],
-        }
-        lines += ["", "[[principal]]", *(f"{field} = {json.dumps(value)}" for field, value in entry.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(document: Mapping[str, Any]) -> str:
-    """Plain values, then tables; JSON texts, numbers and lists are TOML as well."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in document.items() if not isinstance(value, Mapping)]
-    tables = [_table(key, value) for key, value in document.items() if isinstance(value, Mapping)]
-    return "\n".join([*plain, *(line for table in tables for line in table)]) + "\n"
-
-
-def _table(name: str, table: Mapping[str, Any]) -> list[str]:
-    plain = [
-        f"{json.dumps(key)} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, Mapping)
-    ]
-    lines = ["", f"[{name}]", *plain] if plain else []
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            lines += _table(f"{name}.{json.dumps(key)}", value)
-    return lines
+        entries.append(
+            {
+                "kind": kind,
+                "id": name,
+                "roles": list(("admin",) if subject == owner() else ROLES.get(subject, ())),
+                "team": "local",
+                "clearance": "restricted" if kind == "Person" else "internal",
+                "api_keys": [key_digest(key)],
+            }
+        )
+    return toml_text({"principal": entries})

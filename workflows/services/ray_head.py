@@ -40,7 +40,7 @@ class RayHead(Service):
                 ray_head.stop(self.site.state)
                 found, done = None, "restarted"
             if found is None:
-                ray_head.start(self.site.state)
+                ray_head.start(self.site.state, dashboard=True)
                 done = "started" if done == "left" else done
             reserve_endpoint(self.site.storage, self.site.config.ports.endpoint)
         deadline = time.monotonic() + self.site.config.waits.healthy_s
@@ -77,7 +77,9 @@ class RayHead(Service):
         return f"{found.token_file} cannot be read"
 
     def _stale(self, found: ray_head.Head) -> bool:
-        """Whether it was started for other services: a worker of it would not find these."""
+        """Whether it was started for others: without an interface for jobs, or to find other services."""
+        if not found.dashboard:
+            return True
         wanted = self.site.loop_environment()
         for pid in found.processes:
             with suppress(OSError):

@@ -11,7 +11,6 @@ import fcntl
 import getpass
 import json
 import os
-import re
 import secrets
 import stat
 import tomllib
@@ -45,14 +44,14 @@ class Secrets:
         minio_loop: Access key and secret of the loop's own user.
         api_keys: API key of the HTTP door by subject.
         webhooks: Standard Webhooks secret by subject.
-        passwords: Password or key by the name of a service that asks people for one.
+        n8n_token: Carried by deliveries to n8n in a header, beside the signature.
     """
 
     minio_root: tuple[str, str]
     minio_loop: tuple[str, str]
     api_keys: Mapping[str, str]
     webhooks: Mapping[str, str]
-    passwords: Mapping[str, str]
+    n8n_token: str
 
 
 def owner() -> str:
@@ -61,7 +60,7 @@ def owner() -> str:
         name = getpass.getuser()
     except (KeyError, OSError):
         name = f"uid-{os.getuid()}"
-    return f"Person::{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+    return f"Person::{name}"
 
 
 def load_secrets(path: Path) -> Secrets:
@@ -83,7 +82,7 @@ def load_secrets(path: Path) -> Secrets:
         (minio["loop_user"], minio["loop_password"]),
         full["api_keys"],
         full["webhook_secrets"],
-        full["passwords"],
+        full["n8n"]["token"],
     )
 
 
@@ -99,12 +98,7 @@ def _wanted() -> dict[str, dict[str, Callable[[], str]]]:
         "webhook_secrets": dict.fromkeys(
             SIGNERS, lambda: "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         ),
-        "passwords": {
-            "airflow_admin": lambda: secrets.token_urlsafe(18),
-            "n8n_owner": lambda: secrets.token_urlsafe(18) + "aA1",
-            "n8n_encryption_key": lambda: secrets.token_hex(24),
-            "n8n_token": lambda: secrets.token_urlsafe(32),
-        },
+        "n8n": {"token": lambda: secrets.token_urlsafe(32)},
     }
 
 

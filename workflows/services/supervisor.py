@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from workflows.engine import EngineError
+from workflows.log import LogError
 from workflows.services.errors import ServicesError
 from workflows.services.service import Service, Status
 from workflows.services.site import Site
@@ -71,7 +73,7 @@ def _one(service: Service, needed: Sequence[Future[bool]], tell: Callable[[Progr
     tell(Progress(service.name, "starts"))
     try:
         done = service.up()
-    except (ServicesError, OSError, RuntimeError) as error:
+    except (ServicesError, EngineError, LogError, OSError) as error:
         tell(Progress(service.name, "failed", time.monotonic() - began, str(error)))
         return False
     tell(Progress(service.name, done, time.monotonic() - began))

@@ -11,12 +11,23 @@ from workflows.services.errors import ServicesConfigError
 from workflows.services.loop_services import Reconciler, Triggers
 from workflows.services.minio import Minio
 from workflows.services.mlflow import Mlflow
+from workflows.services.neighbours import Airflow, N8n
 from workflows.services.prometheus import Prometheus
 from workflows.services.ray_head import RayHead
 from workflows.services.service import Service
 from workflows.services.site import Site
 
-KINDS: tuple[type[Service], ...] = (Minio, Mlflow, RayHead, Triggers, Reconciler, Alertmanager, Prometheus)
+KINDS: tuple[type[Service], ...] = (
+    Minio,
+    Mlflow,
+    RayHead,
+    Triggers,
+    Reconciler,
+    Alertmanager,
+    Prometheus,
+    Airflow,
+    N8n,
+)
 NAMES = tuple(kind.name for kind in KINDS)
 
 
