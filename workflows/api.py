@@ -21,8 +21,8 @@ from steps.common.releases import open_release_log
 from steps.common.results import Release
 from steps.common.signals import Admitted, Merged, Outcome, Signal, SignalState, Stage, Suppressed
 from workflows.configs import PipelineConfig
-from workflows.engine import Engine, RunNotFound, RunView
-from workflows.log import Log, list_logs
+from workflows.engine import Engine, EngineError, RunNotFound, RunView
+from workflows.log import Log, NotFound, failpoint, list_logs
 from workflows.pipeline import build
 
 logger = logging.getLogger(__name__)
@@ -87,9 +87,8 @@ class Loop:
     ) -> Signal:
         """Makes a signal about the champion that answers now."""
         alias = config.deploy.alias
-        champion = open_release_log(self.engine.store, alias).refresh().champion
-        version = champion.version if champion else None
-        return signals.signal(alias, source, window=window, champion=version, reason=reason, evidence=evidence)
+        champion = self._champion(alias)
+        return signals.signal(alias, source, window=window, champion=champion, reason=reason, evidence=evidence)
 
     def start_by_hand(self, config: PipelineConfig, *, run_id: str | None = None, by: str | None = None) -> Start:
         """Starts a run because a person asks: neither cooldown nor budget hold it back, an active run does.
@@ -105,10 +104,7 @@ class Loop:
         """
         run_id = run_id or _new_run_id()
         found = self.signal(config, "manual", window=run_id)
-        begun = self.start(config, found, run_id=run_id, override_by=by or getpass.getuser())
-        if begun.run_id != run_id:
-            log = self._signals(config.deploy.alias)
-            raise NotAdmitted(f"run {begun.run_id} has just begun", _advice("active_run", log.refresh()))
+        begun = self._ask_by_hand(config, found, {}, run_id=run_id, by=by)
         if begun.merged:
             self.engine.start(build, config, run_id=run_id, labels=_labels(config))
         return begun
@@ -132,44 +128,22 @@ class Loop:
         Raises:
             NotAdmitted: It is suppressed; the reason is in the signal log.
         """
-        log = self._signals(config.deploy.alias)
-        self.settle(config.deploy.alias)
-        request = {"config": config.model_dump(mode="json", by_alias=True)}
-        now = self.engine.store.now()
-        decision = signals.admit(
-            log, found, config.signals, now=now, override_by=override_by, request=request, run_id=run_id
-        )
-        match decision:
-            case Admitted(admitted_id):
-                self._begin(log, admitted_id, config, found)
-                return Start(admitted_id, merged=False)
-            case Merged(merged_id):
-                self._begin_if_missing(log)
-                return Start(merged_id, merged=True)
-            case Suppressed(reason, message, _, _):
-                raise NotAdmitted(message, _advice(reason, log.state))
+        return self._ask(config, found, {}, run_id=run_id, override_by=override_by)
 
     def fork(self, run_id: str, from_step: str, config: PipelineConfig | None, *, by: str | None = None) -> Start:
         """Starts a run that shares what another one has finished before a step.
 
         Raises:
             NotAdmitted: Another run holds the alias.
+            workflows.engine.RunNotFound: There is no such run.
+            workflows.engine.StepNotFound: It has no such step.
         """
         config = config or self.engine.config(run_id)
         assert isinstance(config, PipelineConfig), "runs of the loop have its config"
-        new_id = _new_run_id()
-        found = self.signal(config, "manual", window=new_id, reason="fork", evidence={"of": run_id, "from": from_step})
-        log = self._signals(config.deploy.alias)
-        self.settle(config.deploy.alias)
-        now = self.engine.store.now()
-        decision = signals.admit(
-            log, found, config.signals, now=now, override_by=by or getpass.getuser(), run_id=new_id
-        )
-        if isinstance(decision, Suppressed):
-            raise NotAdmitted(decision.message, _advice(decision.reason, log.state))
-        self.engine.fork(run_id, from_step, config, new_id, cause=asdict(found), labels=_labels(config))
-        signals.started(log, new_id)
-        return Start(new_id, merged=False)
+        self.engine.plan(run_id, config=config, from_step=from_step)  # what cannot be forked never holds the alias
+        new_id, parent = _new_run_id(), {"of": run_id, "from": from_step}
+        found = self.signal(config, "manual", window=new_id, reason="fork", evidence=parent)
+        return self._ask_by_hand(config, found, {"fork": parent}, run_id=new_id, by=by)
 
     def drive(self, run_id: str, *, code: Any = "same", observer: Callable[[RunView], None] | None = None) -> RunView:
         """Runs a run until it ends or only waits, and keeps the signal log in line.
@@ -219,25 +193,84 @@ class Loop:
             return self.start(config, found)
         return None
 
+    def _ask_by_hand(
+        self, config: PipelineConfig, found: Signal, extra: Mapping[str, Any], *, run_id: str, by: str | None
+    ) -> Start:
+        begun = self._ask(config, found, extra, run_id=run_id, override_by=by or getpass.getuser())
+        if begun.run_id != run_id:
+            log = self._signals(config.deploy.alias)
+            raise NotAdmitted(f"run {begun.run_id} has just begun", _advice("active_run", log.refresh()))
+        return begun
+
+    def _ask(
+        self,
+        config: PipelineConfig,
+        found: Signal,
+        extra: Mapping[str, Any],
+        *,
+        run_id: str | None,
+        override_by: str | None,
+    ) -> Start:
+        """The one way to a run: admitted with all that is needed to begin it, then begun; `settle` does the second half
+        if this process dies between.
+        """
+        log = self._signals(config.deploy.alias)
+        self.settle(config.deploy.alias)
+        request = {"config": config.model_dump(mode="json", by_alias=True), **extra}
+        now = self.engine.store.now()
+        decision = signals.admit(
+            log, found, config.signals, now=now, override_by=override_by, request=request, run_id=run_id
+        )
+        match decision:
+            case Admitted(admitted_id):
+                failpoint("api.after-admission")
+                self._begin(log, admitted_id, request, found)
+                return Start(admitted_id, merged=False)
+            case Merged(merged_id):
+                self._begin_if_missing(log)
+                return Start(merged_id, merged=True)
+            case Suppressed(reason, message, _, _):
+                raise NotAdmitted(message, _advice(reason, log.state))
+
     def _begin_if_missing(self, log: Log[SignalState]) -> None:
         active = log.refresh().active
-        if active is not None and not active.started and active.request is not None:
-            config = PipelineConfig.model_validate(active.request["config"])
-            self._begin(log, active.run_id, config, active.signal)
+        if active is None or active.started or active.request is None:
+            return
+        try:
+            cause = self.engine.view(active.run_id).cause
+        except RunNotFound:
+            cause = None
+        if cause is not None and cause["key"] == active.signal.key:
+            signals.started(log, active.run_id)
+            return
+        try:
+            self._begin(log, active.run_id, active.request, active.signal)
+        except (EngineError, NotFound) as error:
+            logger.warning("run %s was admitted and cannot begin: %s", active.run_id, error)
 
-    def _begin(self, log: Log[SignalState], run_id: str, config: PipelineConfig, found: Signal) -> None:
-        self.engine.start(build, config, run_id=run_id, cause=asdict(found), labels=_labels(config))
+    def _begin(self, log: Log[SignalState], run_id: str, request: Mapping[str, Any], found: Signal) -> None:
+        config = PipelineConfig.model_validate(request["config"])
+        parent, cause, labels = request.get("fork"), asdict(found), _labels(config)
+        try:
+            if parent is None:
+                self.engine.start(build, config, run_id=run_id, cause=cause, labels=labels)
+            else:
+                self.engine.fork(parent["of"], parent["from"], config, run_id, cause=cause, labels=labels)
+        except (EngineError, NotFound):
+            # It will never begin, so it must not hold the alias.
+            now, champion = self.engine.store.now(), self._champion(config.deploy.alias)
+            signals.finished(log, run_id, "cancelled", config.signals, now=now, champion=champion)
+            raise
+        failpoint("api.after-journal")
         signals.started(log, run_id)
 
     def _finish(self, log: Log[SignalState], view: RunView, config: PipelineConfig) -> None:
         outcome = self._outcome(view)
         if outcome is None:
             return
-        champion = open_release_log(self.engine.store, config.deploy.alias).refresh().champion
-        version = champion.version if champion else None
-        now = self.engine.store.now()
+        now, champion = self.engine.store.now(), self._champion(config.deploy.alias)
         try:
-            signals.finished(log, view.run_id, outcome, config.signals, now=now, champion=version)
+            signals.finished(log, view.run_id, outcome, config.signals, now=now, champion=champion)
         except signals.RunNotActive:
             logger.info("run %s ended as %s, but another run holds the alias by now", view.run_id, outcome)
 
@@ -254,6 +287,10 @@ class Loop:
         if release.state == "unchanged" and evaluation.verdict == "reject":
             return "rejected"
         return release.state
+
+    def _champion(self, alias: str) -> str | None:
+        champion = open_release_log(self.engine.store, alias).refresh().champion
+        return champion.version if champion else None
 
     def _signals(self, alias: str) -> Log[SignalState]:
         return signals.open_signal_log(self.engine.store, alias)

@@ -26,8 +26,8 @@ class QualityLimits(BaseModel):
 
     min_words: Count | None = Field(50, description="Fewest words. Gopher: 50.")
     max_words: Count | None = Field(100_000, description="Most words. Gopher: 100,000.")
-    min_mean_word_chars: float | None = Field(3, ge=0, description="Shortest mean word, in characters. Gopher: 3.")
-    max_mean_word_chars: float | None = Field(10, gt=0, description="Longest mean word, in characters. Gopher: 10.")
+    min_mean_word_chars: float | None = Field(3.0, ge=0, description="Shortest mean word, in characters. Gopher: 3.")
+    max_mean_word_chars: float | None = Field(10.0, gt=0, description="Longest mean word, in characters. Gopher: 10.")
     max_word_chars: Count | None = Field(1_000, description="Longest word, in characters. C4's code: 1,000.")
     max_hashes_per_word: float | None = Field(0.1, ge=0, description="Most `#` a word. Gopher: 0.1.")
     max_ellipses_per_word: float | None = Field(0.1, ge=0, description="Most ellipses a word. Gopher: 0.1.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from steps.common import signals
 from steps.common.signals import open_signal_log
 from workflows.api import Loop, NotAdmitted
-from workflows.configs import PipelineConfig, load
-from workflows.engine import RunMismatch
+from workflows.configs import RECIPES, PipelineConfig, load
+from workflows.engine import RunMismatch, StepNotFound
+from workflows.log import Blobs, FailpointHit, encode, open_store
 
 
 @pytest.fixture
@@ -76,6 +78,76 @@ def test_a_crash_between_admission_and_journal_is_made_good(loop: Loop, config: 
 
     assert [run.run_id for run in loop.engine.list()] == [admitted.run_id]
     assert loop.engine.config(admitted.run_id) == config
+
+
+def finished_run(loop: Loop, config: PipelineConfig) -> str:
+    """A run whose crawl has succeeded and that was cancelled then, as forks find it."""
+    run_id = loop.start_by_hand(config).run_id
+    loop.engine.cancel(run_id)
+    loop.settle("nano")
+    return run_id
+
+
+@pytest.mark.parametrize("where", ["api.after-admission", "api.after-journal"])
+@pytest.mark.parametrize("way", ["start", "fork"])
+def test_dying_between_admission_and_started_leaves_a_run_that_settle_begins(
+    loop: Loop, config: PipelineConfig, monkeypatch: pytest.MonkeyPatch, where: str, way: str
+) -> None:
+    parent = finished_run(loop, config)
+    monkeypatch.setenv("EVERLOOP_FAILPOINT", f"{where}=raise")
+    with pytest.raises(FailpointHit):
+        loop.fork(parent, "tune", None) if way == "fork" else loop.start_by_hand(config)
+    monkeypatch.delenv("EVERLOOP_FAILPOINT")
+
+    Loop(loop.storage).settle("nano")
+    Loop(loop.storage).settle("nano")
+
+    active = open_signal_log(loop.engine.store, "nano").refresh().active
+    assert active is not None
+    assert active.started
+    view = loop.engine.view(active.run_id)
+    assert (view.status, view.parent) == ("pending", parent if way == "fork" else "")
+    assert {run.run_id for run in loop.engine.list()} == {parent, active.run_id}
+
+
+def test_a_fork_that_cannot_be_made_never_holds_the_alias(loop: Loop, config: PipelineConfig) -> None:
+    parent = finished_run(loop, config)
+
+    with pytest.raises(StepNotFound, match="bake"):
+        loop.fork(parent, "bake", None)
+
+    assert open_signal_log(loop.engine.store, "nano").refresh().active is None
+
+
+def test_a_fork_is_refused_while_another_run_has_just_begun(loop: Loop, config: PipelineConfig) -> None:
+    parent = finished_run(loop, config)
+    first = loop.start_by_hand(config)
+
+    with pytest.raises(NotAdmitted, match=first.run_id):
+        loop.fork(parent, "tune", None)
+
+    assert {run.run_id for run in loop.engine.list()} == {parent, first.run_id}
+
+
+def test_what_was_admitted_and_can_never_begin_gives_the_alias_back(loop: Loop, config: PipelineConfig) -> None:
+    log = open_signal_log(loop.engine.store, "nano")
+    found = loop.signal(config, "manual", window="w", reason="fork")
+    request = {"config": config.model_dump(mode="json", by_alias=True), "fork": {"of": "never", "from": "tune"}}
+    signals.admit(log, found, config.signals, now=loop.engine.store.now(), request=request, run_id="child")
+
+    loop.settle("nano")
+
+    assert log.refresh().active is None
+    assert not loop.start_by_hand(config).merged
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_a_config_that_was_written_down_is_the_same_request(recipe: str, tmp_path: Path) -> None:
+    config = load(recipe, None, [])
+    blobs = Blobs(open_store(f"file://{tmp_path}"))
+    again = PipelineConfig.model_validate(config.model_dump(mode="json", by_alias=True))
+
+    assert json.dumps(encode(again, blobs)) == json.dumps(encode(config, blobs))
 
 
 def test_a_cancelled_run_gives_the_alias_back(loop: Loop, config: PipelineConfig) -> None:
