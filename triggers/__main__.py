@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from triggers.app import bare_app, create_app
-from triggers.auth import Access, local_directory, webhook_verifiers
+from triggers.auth import Access, local_directory, private_secret, webhook_verifiers
 from triggers.drivers import Drivers
 from triggers.loop import DurableLoop
 from triggers.settings import Settings, load_settings
@@ -111,7 +111,7 @@ def opened(settings: Settings) -> Iterator[FastAPI]:
         approvals = Approvals(engine.store, authorizer, loop.decide)
         access = Access(directory, authorizer, audit, approvals, verifiers)
         approvals.deliver_pending()
-        yield create_app(settings, loop, access)
+        yield create_app(settings, loop, access, private_secret(state / "session.key").encode())
     finally:
         audit.close()
 

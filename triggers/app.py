@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -14,20 +15,24 @@ from triggers import problems
 from triggers.auth import Access, LimitBody
 from triggers.loop_api import LoopApi
 from triggers.metrics import DoorMetrics, Measure
-from triggers.routes import approvals, health, hooks, runs
+from triggers.page import routes as page_routes
+from triggers.page.sessions import Sessions
+from triggers.routes import approvals, health, hooks, outbox, runs
 from triggers.settings import Settings
 from workflows.access import AuditUnavailable
 
 _log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, api: LoopApi, access: Access) -> FastAPI:
+def create_app(settings: Settings, api: LoopApi, access: Access, session_key: bytes | None = None) -> FastAPI:
     """The door over a loop.
 
     Args:
         settings: Of the door.
         api: The loop.
         access: Who may do what, and where it is written down. The app does not close the audit log.
+        session_key: Secret under which the page's cookies are valid; by default a new one, so that a restart signs
+            everybody out.
     """
 
     @asynccontextmanager
@@ -41,6 +46,7 @@ def create_app(settings: Settings, api: LoopApi, access: Access) -> FastAPI:
     app.state.settings = settings
     app.state.api = api
     app.state.access = access
+    app.state.sessions = Sessions(session_key or secrets.token_bytes(32), access.directory)
     app.state.metrics = DoorMetrics(access.authorizer)
     # The last one added is the outermost: refused bodies are counted too.
     app.add_middleware(LimitBody, max_bytes=settings.max_body_bytes)
@@ -60,8 +66,9 @@ def bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | 
         redirect_slashes=False,
     )
     problems.install(app)
-    for module in (runs, approvals, hooks, health):
+    for module in (runs, approvals, hooks, outbox, health):
         app.include_router(module.router)
+    app.include_router(page_routes.router)
     return app
 
 

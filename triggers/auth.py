@@ -59,14 +59,23 @@ def local_directory(storage: str, key_path: Path) -> Directory:
     Without the key a web page in a browser on this machine, or another user, could use the door as well.
     """
     person = local_person(storage)
-    if not key_path.exists():
-        key_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return Directory({person.subject: person}, {key_digest(private_secret(key_path)): person.subject})
+
+
+def private_secret(path: Path) -> str:
+    """A secret in a file that nobody else may read; a new one if there is none yet.
+
+    Raises:
+        PermissionError: Others may read it.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(new_api_key())
-    if stat.S_IMODE(key_path.stat().st_mode) & 0o077:
-        raise PermissionError(f"{key_path} can be read by others; make it 0600, or remove it for a new key")
-    return Directory({person.subject: person}, {key_digest(key_path.read_text().strip()): person.subject})
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise PermissionError(f"{path} can be read by others; make it 0600, or remove it for a new key")
+    return path.read_text().strip()
 
 
 async def authenticate(request: Request) -> Principal:
@@ -84,7 +93,7 @@ async def authenticate(request: Request) -> Principal:
             access.audit.event,
             "unauthenticated",
             method=request.method,
-            path=_route_path(request),
+            path=route_path(request),
             client=request.client.host if request.client else "",
             reason=refusal.reason,
         )
@@ -120,7 +129,7 @@ async def _by_signature(access: Access, request: Request) -> Principal:
     raise refusal
 
 
-def _route_path(request: Request) -> str:
+def route_path(request: Request) -> str:
     """The path as declared, not as sent: an approval token must not reach a log."""
     route = request.scope.get("route")
     return str(getattr(route, "path", "?"))

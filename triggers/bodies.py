@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workflows.access import ApprovalState
 from workflows.engine import RunSummary, RunView
+from workflows.outbox import Event
 
 EXAMPLE_RUN = "20261124-041530-a1b2c3"
 
@@ -73,6 +74,69 @@ class SignalsOut(BaseModel):
     """What became of the signals of one delivery, in its order."""
 
     signals: list[SignalOut]
+
+
+class NoticeOut(BaseModel):
+    """What became of a notice."""
+
+    outcome: Literal["told", "known"] = Field(description="Put into the outbox, or there already.", examples=["told"])
+
+
+class DeliveryOut(BaseModel):
+    """An event on its way to one receiver."""
+
+    receiver: str = Field(examples=["n8n"])
+    status: str = Field(description="`pending`, `delivered`, `dead` or `moot`.", examples=["delivered"])
+    attempts: int = Field(examples=[1])
+    due_at: float = Field(description="When it is tried next, Unix seconds.", examples=[1764000060.0])
+    http_status: int | None = Field(description="The last answer.", examples=[200])
+    error: str = Field("", examples=[""])
+
+
+class EventOut(BaseModel):
+    """Something that people are told."""
+
+    id: str = Field(examples=["runs-20261124-041530-a1b2c3-7-0"])
+    event: str = Field(examples=["run.succeeded"])
+    severity: str = Field(examples=["info"])
+    title: str = Field(examples=["run 20261124-041530-a1b2c3 has promoted version 3"])
+    run_id: str = Field("", examples=[EXAMPLE_RUN])
+    alias: str = Field("", examples=["tiny"])
+    collected_at: float = Field(description="Unix seconds.", examples=[1764000060.0])
+    deliveries: list[DeliveryOut]
+
+    @classmethod
+    def of(cls, event: Event) -> EventOut:
+        """From the fold of the outbox."""
+        deliveries = [
+            DeliveryOut(
+                receiver=found.receiver,
+                status=found.status,
+                attempts=found.attempts,
+                due_at=found.due_at,
+                http_status=found.http_status,
+                error=found.error,
+            )
+            for found in event.deliveries.values()
+        ]
+        return cls(
+            id=event.id,
+            event=event.event,
+            severity=event.severity,
+            title=event.title,
+            run_id=event.run_id,
+            alias=event.alias,
+            collected_at=event.collected_at,
+            deliveries=deliveries,
+        )
+
+
+class OutboxOut(BaseModel):
+    """The outbox, as far as the caller may see it."""
+
+    pending: list[EventOut] = Field(description="Oldest first.")
+    dead: list[EventOut] = Field(description="What could not be delivered to somebody, oldest first.")
+    delivered: list[EventOut] = Field(description="The latest, newest first.")
 
 
 class RunOut(BaseModel):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, get_args
 
 from steps.common import signals
@@ -17,11 +18,14 @@ from triggers.settings import AliasSettings
 from workflows.access import ApprovalDecision
 from workflows.api import Loop, NotAdmitted, Start
 from workflows.configs import RECIPES, PipelineConfig
-from workflows.engine import RunNotFound, RunOver, RunSummary, RunView, StepNotFound
+from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
 from workflows.log import list_logs
+from workflows.outbox import OutboxState, open_outbox, post_notice
 
 PUSH_FROM = "train"
 """New code trains anew on the data and hyperparameters that the last good run found."""
+
+_TOLD = ("version", "train", "evaluate")
 
 
 class DurableLoop:
@@ -40,6 +44,8 @@ class DurableLoop:
         self._aliases = aliases
         self._launch = launch
         self._facts = FactsOfRuns(loop.engine, aliases)
+        self._outbox = open_outbox(self._store)
+        self._outbox_lock = threading.Lock()
 
     def check(self) -> None:
         """Returns if the storage answers."""
@@ -116,6 +122,16 @@ class DurableLoop:
         found = [wait.subject for wait in waits if gate in (wait.name, wait.step)]
         return found[-1] if found else ""
 
+    def evidence(self, run_id: str) -> tuple[str, ...]:
+        """The headlines of the data, the model and its evaluation."""
+        found = []
+        for step in _TOLD:
+            try:
+                found.append(str(self._engine.output(run_id, step).headline()))
+            except (StepNotFound, NoOutput):
+                continue
+        return tuple(found)
+
     def decide(self, decision: ApprovalDecision) -> None:
         """Writes the decision into the run, bound to what its decider saw, and has the run go on."""
         view = self._engine.approve(
@@ -175,6 +191,15 @@ class DurableLoop:
             )
         return views
 
+    def notify(self, body: Mapping[str, Any], *, key: str) -> bool:
+        """Records a notice for the outbox."""
+        return post_notice(self._store, body, key)
+
+    def outbox(self) -> OutboxState:
+        """What was told, and to whom."""
+        with self._outbox_lock:
+            return self._outbox.refresh()
+
     def _admit(
         self,
         config: PipelineConfig,
@@ -208,7 +233,10 @@ class DurableLoop:
         self._engine.plan(parent[0], config=config, from_step=parent[1])  # refuses an unknown step before admission
         self._loop.settle(alias)
         log = open_signal_log(self._store, alias)
-        request = {"config": config.model_dump(mode="json", by_alias=True)}
+        request = {
+            "config": config.model_dump(mode="json", by_alias=True),
+            "fork": {"of": parent[0], "from": parent[1]},
+        }
         now = self._store.now()
         decision = signals.admit(
             log, found, config.signals, now=now, override_by=override_by, request=request, run_id=run_id
@@ -219,8 +247,7 @@ class DurableLoop:
             case Merged(merged_id):
                 return Start(merged_id, merged=True)
             case Admitted(admitted_id):
-                self._engine.fork(parent[0], parent[1], config, admitted_id, cause=asdict(found))
-                signals.started(log, admitted_id)
+                self._loop.settle(alias)  # begins what was admitted, here as after a crash
                 return Start(admitted_id, merged=False)
 
     def _known(self, run_id: str, is_same: Callable[[Any], bool]) -> Started | None:

@@ -10,6 +10,7 @@ from steps.common.releases import ReleaseState
 from steps.common.signals import SignalState
 from workflows.access import ApprovalDecision
 from workflows.engine import RunSummary, RunView
+from workflows.outbox import OutboxState
 
 
 class NotStarted(Exception):
@@ -131,6 +132,9 @@ class LoopApi(Protocol):
     def waiting_digest(self, run_id: str, gate: str) -> str:
         """Digest of the artifact that stands at a gate now; empty if the gate is not open."""
 
+    def evidence(self, run_id: str) -> tuple[str, ...]:
+        """Sentences about what a run has found so far, for who decides about it."""
+
     def decide(self, decision: ApprovalDecision) -> None:
         """Hands a decision to its run, and has the run go on. Refused if the run does not want it any more."""
 
@@ -144,3 +148,13 @@ class LoopApi(Protocol):
 
     def list_aliases(self) -> Sequence[AliasView]:
         """Every alias that has signals, a release or settings, by name."""
+
+    def notify(self, body: Mapping[str, Any], *, key: str) -> bool:
+        """Has people told something that the loop does not know by itself. Says whether the key was new.
+
+        Raises:
+            workflows.outbox.InvalidNotice: A field breaks a rule.
+        """
+
+    def outbox(self) -> OutboxState:
+        """What was told, to whom, and what could not be."""

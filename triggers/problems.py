@@ -23,8 +23,9 @@ from workflows.access import (
     UnknownToken,
     WebhookRefused,
 )
-from workflows.engine import InvalidRunId, RunNotFound, StepNotFound
+from workflows.engine import EngineError, InvalidRunId, RunNotFound, StepNotFound
 from workflows.log import InvalidKey, LogError, Refused
+from workflows.outbox import InvalidNotice
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +50,15 @@ class Unauthenticated(Exception):
         self.reason = reason
 
 
+class BadForm(Exception):
+    """A form of the page that was not made for this session, or lacks what it needs."""
+
+
 # The first class that fits decides, so the special stand before the general.
 _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (Unauthenticated, 401, "unauthenticated"),
     (WebhookRefused, 401, "unauthenticated"),
+    (BadForm, 403, "bad-form"),
     (Denied, 403, "denied"),
     (UnknownToken, 404, "unknown-token"),
     (TokenExpired, 410, "token-expired"),
@@ -64,9 +70,11 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRunId, 404, "run-not-found"),
     (InvalidKey, 404, "run-not-found"),
     (InvalidRequest, 422, "invalid-request"),
+    (InvalidNotice, 422, "invalid-request"),
     (AuditUnavailable, 503, "audit-unavailable"),
     (Refused, 409, "refused"),
     (LogError, 503, "storage-unavailable"),
+    (EngineError, 409, "refused"),
 )
 # These answers tell a stranger, or anybody, nothing about the inside.
 _SILENT = {
@@ -86,6 +94,18 @@ def problem(status: int, kind: str, detail: str, **extra: Any) -> JSONResponse:
     }
     headers = {"www-authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
     return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def told(error: Exception) -> tuple[int, str] | None:
+    """Status and sentence of an error that the door knows; None for any other."""
+    if isinstance(error, HTTPException):
+        return error.status_code, str(error.detail)
+    if isinstance(error, RequestValidationError):
+        return 422, "the request breaks a rule"
+    for known, status, kind in _STATUS:
+        if isinstance(error, known):
+            return status, _SILENT.get(kind) or str(error)
+    return None
 
 
 def install(app: FastAPI) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from triggers.app import create_app
 from triggers.auth import Access, webhook_verifiers
-from triggers.loop_api import InvalidRequest, LoopApi, NotStarted, RunFacts, SignalOutcome, Started
+from triggers.loop_api import AliasView, InvalidRequest, LoopApi, NotStarted, RunFacts, SignalOutcome, Started
 from triggers.settings import Settings
 from workflows.access import (
     ApprovalDecision,
@@ -29,6 +29,7 @@ from workflows.access import (
 from workflows.access.audit import AuditFold
 from workflows.engine import RunNotFound, RunOver, RunSummary, RunView, Wait
 from workflows.log import Log, Store, open_store
+from workflows.outbox import OutboxState
 
 DIGEST = "d" * 64
 WEBHOOK_SECRET = "whsec_" + "bjg0" * 8
@@ -47,6 +48,8 @@ class FakeLoop:
         self.digest = DIGEST
         self.trouble: Exception | None = None
         self.holds_alias = False
+        self.notices: dict[str, Mapping[str, Any]] = {}
+        self.box = OutboxState()
 
     def check(self) -> None:
         if self.trouble:
@@ -99,6 +102,20 @@ class FakeLoop:
 
     def waiting_digest(self, run_id: str, gate: str) -> str:
         return self.digest
+
+    def evidence(self, run_id: str) -> tuple[str, ...]:
+        return (f"what {run_id} found",)
+
+    def list_aliases(self) -> Sequence[AliasView]:
+        return []
+
+    def notify(self, body: Mapping[str, Any], *, key: str) -> bool:
+        known = key in self.notices
+        self.notices.setdefault(key, body)
+        return not known
+
+    def outbox(self) -> OutboxState:
+        return self.box
 
     def decide(self, decision: ApprovalDecision) -> None:
         self.decisions.append(decision)

@@ -77,7 +77,7 @@ def test_a_storage_that_is_away_is_told_as_such(door: Any) -> None:
     assert "secret-bucket" not in answer.text
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/docs", "/v1/runs/", "/admin"])
+@pytest.mark.parametrize("path", ["/v1", "/docs", "/v1/runs/", "/admin"])
 def test_unknown_paths_are_problems(path: str, door: Any) -> None:
     answer = door.client.get(path, headers=door.headers("Person::vic"))
     assert answer.status_code == 404

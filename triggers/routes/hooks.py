@@ -3,15 +3,17 @@ admission."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from triggers.auth import Access, Caller
-from triggers.bodies import SignalOut, SignalsOut
+from triggers.bodies import NoticeOut, SignalOut, SignalsOut
 from triggers.loop_api import LoopApi
 from triggers.problems import PROBLEMS
+from triggers.routes.runs import IdempotencyKey, resource_of
 from workflows.access import Principal, resources
 
 router = APIRouter(prefix="/v1/hooks", tags=["hooks"], responses=PROBLEMS)
@@ -136,6 +138,42 @@ def push(request: Request, caller: Caller, body: PushBody) -> SignalOut:
     )
 
 
+class NoticeBody(BaseModel):
+    """Something that people should be told, and that the loop does not know by itself: a missed schedule, a flow that
+    failed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    event: str = Field(max_length=100, pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+){0,4}$", examples=["schedule.missed"])
+    severity: Literal["info", "warning", "critical"] = Field(examples=["warning"])
+    title: str = Field(min_length=1, max_length=300, examples=["the nightly run did not start"])
+    text: str = Field(min_length=1, max_length=5000, examples=["The task was queued for 30 minutes."])
+    run_id: str = Field("", max_length=128, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", examples=[""])
+    alias: str = Field("", max_length=64, pattern=r"^([a-z0-9]+([.-][a-z0-9]+)*)?$", examples=["tiny"])
+    facts: dict[str, Any] = Field(default_factory=dict, max_length=100, examples=[{"dag_id": "everloop_loop"}])
+
+
+@router.post("/notify", status_code=202)
+def notify(request: Request, caller: Caller, body: NoticeBody, key: IdempotencyKey = None) -> NoticeOut:
+    """Puts a notice into the outbox: told once per idempotency key, or per `webhook-id` of a signed request. Whoever
+    may start a run may tell of it.
+    """
+    api: LoopApi = request.app.state.api
+    access: Access = request.app.state.access
+    if body.run_id:
+        about = resource_of(body.run_id, api.facts(body.run_id))
+    else:
+        facts = api.alias_facts(body.alias) if body.alias else None
+        if body.alias and facts is None:
+            raise HTTPException(404, "nothing is known of this alias")
+        about = resources.run("none", team=facts.team if facts else caller.team, authors=(), alias=body.alias)
+    access.authorizer.check(caller, "start_run", about)
+    key = key or request.headers.get("webhook-id", "")[:100] or secrets.token_hex(16)
+    is_new = api.notify(body.model_dump(), key=f"{caller.subject}:{key}"[:200])
+    return NoticeOut(outcome="told" if is_new else "known")
+
+
 def _signal(
     request: Request, caller: Principal, alias: str, source: str, *, window: str, reason: str, evidence: dict[str, Any]
 ) -> SignalOut:
@@ -143,7 +181,7 @@ def _signal(
     access: Access = request.app.state.access
     facts = api.alias_facts(alias)
     if facts is None:
-        raise HTTPException(404, "nothing was ever released under this alias")
+        raise HTTPException(404, "nothing is known of this alias")
     access.authorizer.check(caller, "signal", resources.release(alias, team=facts.team, protected=facts.protected))
     found = api.signal(alias, source, window=window, reason=reason, evidence={**evidence, "by": caller.subject})
     return SignalOut(outcome=found.outcome, run_id=found.run_id, reason=found.reason)

@@ -40,7 +40,7 @@ def start(request: Request, caller: Caller, body: StartBody, key: IdempotencyKey
     """Starts a run, or merges the request into one that is under way."""
     api, access = _door(request)
     facts = api.describe(body.recipe, body.overrides)
-    access.authorizer.check(caller, "start_run", _resource("new", facts))
+    access.authorizer.check(caller, "start_run", resource_of("new", facts))
     started = api.start(body.recipe, body.overrides, by=caller.subject, reason=body.reason, key=_key(caller, key))
     return StartedOut(run_id=started.run_id, outcome=started.outcome)
 
@@ -52,7 +52,7 @@ def list_runs(request: Request, caller: Caller) -> RunsOut:
     summaries = api.list_runs()
     if not summaries:
         return RunsOut(runs=[])
-    questions = [Question("read_run", _resource(found.run_id, api.facts(found.run_id))) for found in summaries]
+    questions = [Question("read_run", resource_of(found.run_id, api.facts(found.run_id))) for found in summaries]
     decisions = access.authorizer.decide_each(caller, questions)
     return RunsOut(
         runs=[RunOut.of(found) for found, answer in zip(summaries, decisions, strict=True) if answer.allowed]
@@ -103,11 +103,12 @@ def _door(request: Request) -> tuple[LoopApi, Access]:
 
 def _allowed(request: Request, caller: Principal, action: str, run_id: str) -> LoopApi:
     api, access = _door(request)
-    access.authorizer.check(caller, action, _resource(run_id, api.facts(run_id)))
+    access.authorizer.check(caller, action, resource_of(run_id, api.facts(run_id)))
     return api
 
 
-def _resource(run_id: str, facts: RunFacts) -> Resource:
+def resource_of(run_id: str, facts: RunFacts) -> Resource:
+    """A run as the authorizer takes it."""
     return resources.run(run_id, team=facts.team, authors=facts.authors, recipe=facts.recipe, alias=facts.alias)
 
 
