@@ -159,7 +159,7 @@ def _resume_once_silent(loop: Any, run_id: str) -> dict[str, Any]:
         out, err = process.communicate(timeout=600)
         assert process.returncode == 0 or "is held by" in err, err[-3000:]
         said.extend(out.strip().splitlines()[-1:])
-        return process.returncode == 0
+        return bool(process.returncode == 0)
 
     loop.wait(resumed, "the run to be taken over", None)
     return dict(json.loads(said[-1]))
