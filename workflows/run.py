@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from workflows.api import Loop, NotAdmitted
-from workflows.command_line import DONE, FAILED, INTERRUPTED, WAITING, WRONG_USE, add_common, default_storage
+from workflows.caller import Caller, NotAllowed
+from workflows.command_line import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WAITING,
+    WRONG_USE,
+    add_caller,
+    add_common,
+    default_storage,
+    set_up_logging,
+)
 from workflows.configs import RECIPES, ConfigError, PipelineConfig, changed, load
 from workflows.display import Display
 from workflows.engine import CodeChanged, Engine, EngineError, Plan, RunView
 from workflows.engine.head import state_folder, stop
-from workflows.log import LogError
+from workflows.log import LogError, open_store
 from workflows.pipeline import build, connect
+from workflows.run_facts import known_run, new_run
 from workflows.summary import summarize, text, write_report
 
 
@@ -44,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     code.add_argument("--accept-code", action="store_true", help="go on although the code has changed")
     code.add_argument("--code", choices=["recorded"], help="go on with the code that was recorded")
     add_common(made)
+    add_caller(made)
     return made
 
 
@@ -52,13 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
     arguments = made.parse_args(argv)
     _check(made, arguments)
-    logging.basicConfig(level=os.environ.get("EVERLOOP_LOG", "WARNING"), format="%(levelname)s %(name)s: %(message)s")
-    if arguments.down:
-        return down(arguments.storage)
+    set_up_logging()
     try:
+        if arguments.down:
+            _may_stop(arguments)
+            return down(arguments.storage)
         return _run(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except NotAllowed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except (ConfigError, NotAdmitted, CodeChanged) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -92,13 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = None if arguments.resume else _config(engine, arguments)
     if arguments.dry_run:
         return _show_plan(_plan(engine, arguments, config), arguments.json)
-    if arguments.resume:
-        run_id = arguments.resume
-    elif arguments.fork:
-        run_id = loop.fork(arguments.fork, arguments.from_step, config).run_id
-    else:
-        assert config is not None, "only a resume has none"
-        run_id = loop.start_by_hand(config, run_id=arguments.run_id).run_id
+    run_id = _begin(arguments, loop, config)
     resume = f"python -m workflows.run --resume {run_id}" + _storage_flag(storage)
     print(f"run {run_id}; if it stops, go on with: {resume}", file=sys.stderr)
     code = "accept" if arguments.accept_code else arguments.code or "same"
@@ -109,6 +118,32 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"\ninterrupted; go on with: {resume}", file=sys.stderr)
             raise
     return _show(engine, view, storage, arguments.json, resume)
+
+
+def _begin(arguments: argparse.Namespace, loop: Loop, config: PipelineConfig | None) -> str:
+    """The run to drive, once the caller may have it."""
+    engine = loop.engine
+    caller = Caller(arguments.storage, engine.store, arguments.acting_as)
+    directory, subject = caller.directory, caller.principal.subject
+    if arguments.resume:
+        caller.require(("resume_run", known_run(engine, directory, arguments.resume)))
+        return str(arguments.resume)
+    if arguments.fork:
+        asked = config or engine.config(arguments.fork)
+        caller.require(
+            ("fork_run", known_run(engine, directory, arguments.fork)),
+            ("start_run", new_run(asked, directory, None, subject)),
+        )
+        return loop.fork(arguments.fork, arguments.from_step, config, by=subject).run_id
+    assert config is not None, "only a resume has none"
+    caller.require(("start_run", new_run(config, directory, arguments.run_id, subject)))
+    return loop.start_by_hand(config, run_id=arguments.run_id, by=subject).run_id
+
+
+def _may_stop(arguments: argparse.Namespace) -> None:
+    from workflows.access.resources import INSTALLATION
+
+    Caller(arguments.storage, open_store(arguments.storage), arguments.acting_as).require(("administer", INSTALLATION))
 
 
 def _config(engine: Engine, arguments: argparse.Namespace) -> PipelineConfig | None:

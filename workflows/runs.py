@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import sys
 import time
@@ -12,11 +11,13 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from workflows.api import Loop
-from workflows.command_line import DONE, FAILED, WAITING, WRONG_USE, add_common
+from workflows.caller import Caller, NotAllowed
+from workflows.command_line import DONE, FAILED, WAITING, WRONG_USE, add_caller, add_common, set_up_logging
 from workflows.display import Display
 from workflows.engine import Engine, EngineError, RunView
 from workflows.log import LogError, encode
 from workflows.pipeline import connect
+from workflows.run_facts import gate, known_run
 from workflows.summary import summarize, text
 
 Command = Callable[[Engine, argparse.Namespace], int]
@@ -27,11 +28,15 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m workflows.runs", description=__doc__)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, command: Command, about: str, *positional: str) -> argparse.ArgumentParser:
+    def verb(
+        name: str, command: Command, about: str, *positional: str, changes: bool = False
+    ) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=about, description=about)
         for argument in positional:
             added.add_argument(argument.lower(), metavar=argument)
         add_common(added)
+        if changes:
+            add_caller(added)
         added.set_defaults(command=command)
         return added
 
@@ -39,24 +44,28 @@ def parser() -> argparse.ArgumentParser:
     verb("show", _show, "one run", "ID")
     verb("watch", _watch, "follow a run until it ends or waits", "ID")
     verb("output", _output, "the result of a step", "ID", "STEP")
-    verb("cancel", _cancel, "cancel a run", "ID")
-    approve = verb("approve", _approve, "decide an approval", "ID", "NAME")
+    verb("cancel", _cancel, "cancel a run", "ID", changes=True)
+    approve = verb("approve", _approve, "decide an approval", "ID", "NAME", changes=True)
     approve.add_argument("--by", required=True, metavar="WHO", help="who decides")
     approve.add_argument("--reject", action="store_true", help="the decision is no")
     verb("verify", _verify, "check a run's history against its hash chain", "ID")
-    verb("repair", _repair, "a new run with all that is whole of a damaged one", "ID")
-    verb("delete", _delete, "bury a run; its records stay as a tombstone", "ID")
-    verb("resume-all", _resume_all, "go on with every run that nobody drives")
+    verb("repair", _repair, "a new run with all that is whole of a damaged one", "ID", changes=True)
+    verb("delete", _delete, "bury a run; its records stay as a tombstone", "ID", changes=True)
+    verb("resume-all", _resume_all, "go on with every run that nobody drives", changes=True)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the command line says and returns the exit code."""
     arguments = parser().parse_args(argv)
+    set_up_logging()
     engine = Engine(arguments.storage, connect=lambda: connect(arguments.storage))
     command: Command = arguments.command
     try:
         return command(engine, arguments)
+    except NotAllowed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except (EngineError, LogError, LookupError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -95,14 +104,19 @@ def _output(engine: Engine, arguments: argparse.Namespace) -> int:
 
 
 def _cancel(engine: Engine, arguments: argparse.Namespace) -> int:
-    view = engine.cancel(arguments.id, by=getpass.getuser())
+    by = _allowed(engine, arguments, "cancel_run").principal.subject
+    view = engine.cancel(arguments.id, by=by)
     _print(engine, view, arguments.json)
     _settle(arguments.storage, engine)
     return DONE
 
 
 def _approve(engine: Engine, arguments: argparse.Namespace) -> int:
-    view = engine.approve(arguments.id, arguments.name, by=arguments.by, approved=not arguments.reject)
+    caller = Caller(arguments.storage, engine.store, arguments.acting_as)
+    by = caller.decides_as(arguments.by)
+    waiting = gate(engine, caller.directory, arguments.id, arguments.name)
+    caller.require(("reject" if arguments.reject else "approve", waiting))
+    view = engine.approve(arguments.id, arguments.name, by=by, approved=not arguments.reject)
     return _print(engine, view, arguments.json)
 
 
@@ -116,13 +130,15 @@ def _verify(engine: Engine, arguments: argparse.Namespace) -> int:
 
 
 def _repair(engine: Engine, arguments: argparse.Namespace) -> int:
+    _allowed(engine, arguments, "fork_run")
     run_id = engine.repair(arguments.id)
     print(json.dumps({"run_id": run_id}) if arguments.json else f"repaired as {run_id}")
     return DONE
 
 
 def _delete(engine: Engine, arguments: argparse.Namespace) -> int:
-    engine.delete(arguments.id, by=getpass.getuser())
+    by = _allowed(engine, arguments, "delete_run").principal.subject
+    engine.delete(arguments.id, by=by)
     _settle(arguments.storage, engine)
     print(json.dumps({"deleted": arguments.id}) if arguments.json else f"deleted {arguments.id}")
     return DONE
@@ -130,12 +146,22 @@ def _delete(engine: Engine, arguments: argparse.Namespace) -> int:
 
 def _resume_all(engine: Engine, arguments: argparse.Namespace) -> int:
     loop = Loop(arguments.storage, engine=engine)
-    views = [loop.drive(run_id) for run_id in engine.due(include_failed=True)]
+    due = engine.due(include_failed=True)
+    if due:
+        caller = Caller(arguments.storage, engine.store, arguments.acting_as)
+        caller.require(*(("resume_run", known_run(engine, caller.directory, run_id)) for run_id in due))
+    views = [loop.drive(run_id) for run_id in due]
     if arguments.json:
         print(json.dumps([summarize(engine, view) for view in views]))
     else:
         print("\n".join(text(summarize(engine, view)) for view in views) or "no run needs it")
     return DONE if all(view.status == "succeeded" for view in views) else FAILED
+
+
+def _allowed(engine: Engine, arguments: argparse.Namespace, action: str) -> Caller:
+    caller = Caller(arguments.storage, engine.store, arguments.acting_as)
+    caller.require((action, known_run(engine, caller.directory, arguments.id)))
+    return caller
 
 
 def _print(engine: Engine, view: RunView, as_json: bool) -> int:

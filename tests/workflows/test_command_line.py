@@ -10,7 +10,7 @@ from workflows import run, runs
 
 RUN = {
     "--recipe", "--config", "--resume", "--fork", "--down", "--set", "--from", "--run-id", "--dry-run",
-    "--accept-code", "--code", "--storage", "--json", "--help",
+    "--accept-code", "--code", "--storage", "--json", "--as", "--help",
 }  # fmt: skip
 
 RUNS = {
@@ -18,12 +18,12 @@ RUNS = {
     "show": ["id"],
     "watch": ["id"],
     "output": ["id", "step"],
-    "cancel": ["id"],
-    "approve": ["id", "name", "--by", "--reject"],
+    "cancel": ["id", "--as"],
+    "approve": ["id", "name", "--as", "--by", "--reject"],
     "verify": ["id"],
-    "repair": ["id"],
-    "delete": ["id"],
-    "resume-all": [],
+    "repair": ["id", "--as"],
+    "delete": ["id", "--as"],
+    "resume-all": ["--as"],
 }
 
 

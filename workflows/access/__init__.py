@@ -26,6 +26,7 @@ from workflows.access.errors import (
 from workflows.access.policy_files import LOCAL_POLICIES, TEAM_POLICIES, PolicySet, load_policies
 from workflows.access.principals import (
     CLEARANCES,
+    AliasRule,
     Directory,
     Principal,
     key_digest,
@@ -34,18 +35,18 @@ from workflows.access.principals import (
     new_api_key,
     step_principal,
 )
-from workflows.access.redaction import RedactingFormatter, Redactor, redact_handlers
 from workflows.access.resources import Resource
 from workflows.access.seen import StoredSeenIds
 from workflows.access.signing import SigningKey, VerifyingKey, signing_key
 from workflows.access.webhooks import SeenIds, WebhookSecret, WebhookVerifier, sign_webhook
+from workflows.log.redaction import RedactingFormatter, Redactor, environment_secrets, redact_handlers
 
 __all__ = [
     # decisions
     "Auditor", "Authorizer", "Decision", "Question", "PolicySet", "load_policies", "LOCAL_POLICIES", "TEAM_POLICIES",
     # who and what
-    "CLEARANCES", "Directory", "Principal", "Resource", "key_digest", "load_directory", "local_person", "new_api_key",
-    "step_principal",
+    "AliasRule", "CLEARANCES", "Directory", "Principal", "Resource", "key_digest", "load_directory", "local_person",
+    "new_api_key", "step_principal",
     # audit
     "AuditLog", "AuditReport", "Checkpoint", "Finding", "SigningKey", "VerifyingKey", "signing_key", "verify_audit",
     # approvals
@@ -55,7 +56,7 @@ __all__ = [
     # webhooks
     "SeenIds", "StoredSeenIds", "WebhookSecret", "WebhookVerifier", "sign_webhook",
     # secrets
-    "RedactingFormatter", "Redactor", "redact_handlers",
+    "RedactingFormatter", "Redactor", "environment_secrets", "redact_handlers",
     # errors
     "AccessError", "ApprovalRefused", "ApprovalVoid", "AuditUnavailable", "CredentialError", "Denied", "PolicyError",
     "PrincipalError", "SigningKeyError", "TokenExpired", "TokenSpent", "UnknownToken", "WebhookRefused",

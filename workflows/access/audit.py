@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import Any
 
 from workflows.access.errors import AuditUnavailable
-from workflows.access.redaction import Redactor
 from workflows.access.signing import SigningKey
 from workflows.log import Draft, Log, LogError, Record, Store, canonical_json
+from workflows.log.redaction import Redactor
 
 _log = logging.getLogger(__name__)
 

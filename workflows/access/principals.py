@@ -89,8 +89,9 @@ def local_person(storage: str) -> Principal:
 
     Args:
         storage: The storage URI. For a folder, owning it is what makes an admin (policy `owner-of-local-storage`); a
-            folder that does not exist yet is owned by whoever may create it in the nearest existing folder. Owning
-            `s3://` means nothing.
+            folder that does not exist yet is owned by whoever may create it in the nearest existing folder. A bucket
+            is owned by whoever has credentials for it: an answer holds only once it stands in the audit log there, and
+            the credentials of a step cannot write that.
     """
     uid = os.getuid()
     try:
@@ -102,6 +103,8 @@ def local_person(storage: str) -> Principal:
 
 def _owns(storage: str, uid: int) -> bool:
     parts = urlsplit(storage)
+    if parts.scheme == "s3":
+        return True
     if parts.scheme not in ("", "file"):
         return False
     path = Path(unquote(parts.path))
@@ -113,16 +116,35 @@ def _owns(storage: str, uid: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class AliasRule:
+    """What the policies must know of an alias.
+
+    Attributes:
+        team: Whose it is.
+        protected: Whether a release needs a second person.
+    """
+
+    team: str = LOCAL_TEAM
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Directory:
-    """The principals of a team.
+    """The principals of a team, and the aliases that are not everybody's.
 
     Attributes:
         principals: By subject (`Person::ann`).
         api_keys: Subject by SHA-256 of a key, in hex.
+        aliases: By name.
     """
 
     principals: Mapping[str, Principal] = field(default_factory=dict)
     api_keys: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, AliasRule] = field(default_factory=dict)
+
+    def alias(self, name: str) -> AliasRule:
+        """What is known of an alias; one that is not named belongs to the team `local` and is not protected."""
+        return self.aliases.get(name, AliasRule())
 
     def by_subject(self, subject: str) -> Principal | None:
         """The principal of that name, or None."""
@@ -146,7 +168,7 @@ def key_digest(key: str) -> str:
 
 def load_directory(path: Path) -> Directory:
     """Reads a directory of principals: `[[principal]]` tables with `kind`, `id`, `roles`, `team`, `clearance`,
-    `api_keys`.
+    `api_keys`; and `[alias.<name>]` tables with `team`, `protected`.
 
     Raises:
         PrincipalError: An unknown key or kind, a double name, a clearance or a key digest that is none.
@@ -155,7 +177,7 @@ def load_directory(path: Path) -> Directory:
         document = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PrincipalError(str(path), str(error)) from error
-    unknown = set(document) - {"principal"}
+    unknown = set(document) - {"principal", "alias"}
     entries = document.get("principal", [])
     if unknown or not isinstance(entries, list):
         raise PrincipalError(
@@ -172,7 +194,22 @@ def load_directory(path: Path) -> Directory:
         for digest in digests:
             if api_keys.setdefault(digest, principal.subject) != principal.subject:
                 raise PrincipalError(source, "the same API key belongs to two principals")
-    return Directory(principals, api_keys)
+    return Directory(principals, api_keys, _read_aliases(path, document.get("alias", {})))
+
+
+def _read_aliases(path: Path, tables: object) -> dict[str, AliasRule]:
+    if not isinstance(tables, dict):
+        raise PrincipalError(str(path), "aliases are tables [alias.<name>]")
+    rules = {}
+    for name, table in tables.items():
+        source = f"{path}, alias {name}"
+        if not isinstance(table, dict) or set(table) - {"team", "protected"}:
+            raise PrincipalError(source, "a table of team and protected")
+        rule = AliasRule(**table)
+        if not isinstance(rule.team, str) or not rule.team or not isinstance(rule.protected, bool):
+            raise PrincipalError(source, f"team is text, protected true or false; found {table}")
+        rules[name] = rule
+    return rules
 
 
 _TEXT_FIELDS = ("id", "team", "clearance", "repository")

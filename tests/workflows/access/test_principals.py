@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.access import PrincipalError, key_digest, load_directory, local_person, new_api_key
+from workflows.access import AliasRule, PrincipalError, key_digest, load_directory, local_person, new_api_key
 
 DIRECTORY = """
 [[principal]]
@@ -69,10 +69,28 @@ def test_two_principals_cannot_share_a_key(tmp_path: Path) -> None:
         load_directory(tmp_path / "p.toml")
 
 
-def test_the_local_person_owns_a_folder_of_their_own_and_no_bucket(tmp_path: Path) -> None:
+def test_aliases_have_a_team_and_may_be_protected(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text('[alias.prod]\nteam = "search"\nprotected = true\n')
+    directory = load_directory(tmp_path / "p.toml")
+    assert directory.alias("prod") == AliasRule("search", protected=True)
+    assert directory.alias("another") == AliasRule("local", protected=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["alias = 3", "[alias]\nprod = 1", "[alias.a]\nteam = 3", '[alias.a]\nprotected = "yes"', "[alias.a]\nx = 1"],
+)
+def test_a_wrong_alias_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(PrincipalError, match="alias"):
+        load_directory(tmp_path / "p.toml")
+
+
+def test_the_local_person_owns_a_folder_of_their_own_and_the_bucket_that_they_can_write_to(tmp_path: Path) -> None:
     assert local_person(f"file://{tmp_path}/not/there/yet").owns_storage
     assert local_person(str(tmp_path)).owns_storage
-    assert not local_person("s3://bucket/prefix").owns_storage
+    assert local_person("s3://bucket/prefix").owns_storage
+    assert not local_person("gs://bucket/prefix").owns_storage
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 REDACTED = "[redacted]"
 # Shorter values would match ordinary words.
 _MIN_LENGTH = 8
+# Words of a variable's name that say that its value is a secret. A path to one is none.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:SECRET|SECRETS|TOKEN|PASSWORD|PASSWD|API_KEY|SECRET_KEY|SESSION_TOKEN|CREDENTIALS)(?:_|$)"
+)
+_NO_SECRET_NAME = re.compile(r"(?:_|^)(?:PATH|FILE|URI|URL|MODE|DIR)$")
+_PASSWORD_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@")
 
 
 class Redactor:
@@ -68,3 +75,18 @@ def redact_handlers(redactor: Redactor, logger: logging.Logger) -> None:
     """Wraps the formatters of a logger's handlers. Call it once, after logging is set up."""
     for handler in logger.handlers:
         handler.setFormatter(RedactingFormatter(redactor, handler.formatter))
+
+
+def environment_secrets(environment: Mapping[str, str]) -> Iterator[str]:
+    """Values of variables that are named like secrets (`..._TOKEN`, `..._PASSWORD`), and passwords in URLs."""
+    for name, value in environment.items():
+        if _SECRET_NAME.search(name.upper()) and not _NO_SECRET_NAME.search(name.upper()):
+            yield value
+        yield from passwords_in(value)
+
+
+def passwords_in(text: str) -> Iterator[str]:
+    """Passwords that stand in URLs, as written and as meant."""
+    for found in _PASSWORD_IN_URL.finditer(text):
+        yield found[1]
+        yield unquote(found[1])
