@@ -206,17 +206,18 @@ class TestOneMachine:
         assert shell("workflows.runs", "cancel", run_id)[0] == 0
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("audited")
+    shell = Shell(folder)
+    Loop(shell.storage).start_by_hand(CONFIG, run_id="r1", by="Person::ann")
+    codes = [shell.process("workflows.runs", "cancel", "r1", who=who)[0] for who in ("bob", "cat", "ann")]
+    assert codes == [2, 2, 0]
+    return folder
+
+
 class TestTheAuditOfCommands:
     """Written by real processes, one after the other, then damaged."""
-
-    @pytest.fixture(scope="class")
-    def written(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("audited")
-        shell = Shell(folder)
-        Loop(shell.storage).start_by_hand(CONFIG, run_id="r1", by="Person::ann")
-        codes = [shell.process("workflows.runs", "cancel", "r1", who=who)[0] for who in ("bob", "cat", "ann")]
-        assert codes == [2, 2, 0]
-        return folder
 
     @pytest.fixture
     def audited(self, written: Path, shell: Shell) -> Path:
