@@ -103,7 +103,7 @@ def opened(settings: Settings) -> Iterator[FastAPI]:
     try:
         authorizer = Authorizer(audit, settings.policies or default_policies)
         drivers = Drivers(settings.storage, state / "runs")
-        loop = DurableLoop(Loop(settings.storage, engine=engine), settings.aliases, drivers.launch)
+        loop = DurableLoop(Loop(settings.storage, engine=engine), directory, settings.aliases, drivers.launch)
         verifiers = webhook_verifiers(
             {sender: tuple(s.get_secret_value() for s in texts) for sender, texts in settings.webhook_secrets.items()},
             StoredSeenIds(engine.store),

@@ -135,7 +135,20 @@ def route_path(request: Request) -> str:
     return str(getattr(route, "path", "?"))
 
 
+async def authenticate_unless_reading(request: Request) -> Principal | None:
+    """The principal of a request; None for a browser that follows a link, which has neither key nor signature.
+
+    Raises:
+        Unauthenticated, AuditUnavailable: As `authenticate`.
+    """
+    is_browser = "text/html" in request.headers.get("accept", "")
+    if is_browser and not {"authorization", "webhook-signature"} & set(request.headers.keys()):
+        return None
+    return await authenticate(request)
+
+
 Caller = Annotated[Principal, Depends(authenticate)]
+CallerOrReader = Annotated[Principal | None, Depends(authenticate_unless_reading)]
 
 
 class LimitBody:

@@ -15,7 +15,7 @@ from triggers.loop_api import AliasView, InvalidRequest, NotStarted, RunFacts, S
 from triggers.overrides import overridden, recipe_config
 from triggers.run_facts import FactsOfRuns
 from triggers.settings import AliasSettings
-from workflows.access import ApprovalDecision
+from workflows.access import ApprovalDecision, Directory
 from workflows.api import Loop, NotAdmitted, Start
 from workflows.configs import RECIPES, PipelineConfig
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
@@ -33,17 +33,24 @@ class DurableLoop:
 
     Args:
         loop: Admission, and the engine below it.
+        directory: Says whose an alias is, and whether it is protected.
         aliases: Settings by alias.
         launch: Has a process drive a run; called once a run is admitted, resumed or decided about.
     """
 
-    def __init__(self, loop: Loop, aliases: Mapping[str, AliasSettings], launch: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        directory: Directory,
+        aliases: Mapping[str, AliasSettings],
+        launch: Callable[[str], object],
+    ) -> None:
         self._loop = loop
         self._engine = loop.engine
         self._store = loop.engine.store
         self._aliases = aliases
         self._launch = launch
-        self._facts = FactsOfRuns(loop.engine, aliases)
+        self._facts = FactsOfRuns(loop.engine, directory)
         self._outbox = open_outbox(self._store)
         self._outbox_lock = threading.Lock()
 

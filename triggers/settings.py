@@ -17,12 +17,10 @@ class SettingsError(ValueError):
 
 
 class AliasSettings(BaseModel):
-    """What the policies must know of an alias, and what its signals start."""
+    """What the signals of an alias start. Its team and its protection stand in the directory of principals."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    team: str = Field("local", min_length=1, description="Whose it is.")
-    protected: bool = Field(False, description="Whether a release needs a second person.")
     recipe: str = Field(
         "", description="What a signal starts before the first release; after it, what made the champion."
     )
@@ -52,9 +50,7 @@ class Settings(BaseModel):
         None,
         description="Folder for keys and logs of drivers; by default `door` in the state folder of the storage.",
     )
-    aliases: Mapping[str, AliasSettings] = Field(
-        default_factory=dict, description="Team, protection and recipe by alias; others are `local` and unprotected."
-    )
+    aliases: Mapping[str, AliasSettings] = Field(default_factory=dict, description="What signals start, by alias.")
     principals: Path | None = Field(
         None,
         description="The team's directory of principals (TOML). Without one, the owner of the storage is the only one.",

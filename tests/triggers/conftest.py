@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class FakeLoop:
     """Runs that end when they are told to."""
 
     def __init__(self) -> None:
+        known = RunFacts(recipe="nano", alias="tiny", team="search", protected=True, authors=("Person::olga",))
+        self.gated = {"r1": (known, view("r1"))}
         self.runs: dict[str, tuple[RunFacts, RunView]] = {}
         self.keys: dict[str, str] = {}
         self.calls: list[tuple[str, ...]] = []
@@ -134,9 +136,10 @@ class FakeLoop:
 
     def _found(self, run_id: str) -> tuple[RunFacts, RunView]:
         self.check()
-        if run_id not in self.runs:
+        found = self.runs.get(run_id) or self.gated.get(run_id)
+        if found is None:
             raise RunNotFound(run_id, "file:///storage")
-        return self.runs[run_id]
+        return found
 
     def _change(self, run_id: str, status: Any, *call: str) -> RunView:
         facts, found = self._found(run_id)
@@ -147,7 +150,9 @@ class FakeLoop:
 
 def view(run_id: str, status: Any = "running") -> RunView:
     wait = Wait("release", "approval", "release", 1.0, None, DIGEST)
-    return RunView(run_id, status, (), 1.0, 2.0, "", "", (wait,), None, "", 1, (), None, "", "")
+    told = {"run_id": run_id, "status": status, "steps": (), "created_at": 1.0, "updated_at": 2.0, "waits": (wait,)}
+    rest = {"wake_at": None, "epoch": 1, "not_ended": (), "cause": None}
+    return RunView(**{**{field.name: "" for field in fields(RunView)}, **told, **rest})
 
 
 PRINCIPALS = {

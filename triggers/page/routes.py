@@ -18,6 +18,7 @@ from triggers.page.overview import overview, pending_at, shown
 from triggers.page.rendering import HEADERS, HERE, page
 from triggers.page.sessions import COOKIE, LIFETIME_S, Sessions
 from triggers.problems import BadForm, Unauthenticated, told
+from triggers.routes.approvals import open_gate
 from triggers.routes.runs import RunId, resource_of
 from workflows.access import ApprovalDecision, Principal, resources
 
@@ -149,7 +150,7 @@ async def decide_by_link(request: Request, token: str) -> Response:
         api, access = _api(request), _access(request)
         asked = access.approvals.show(token[:200]).request
         assert asked is not None, "show raises for a token that was not issued"
-        digest = api.waiting_digest(asked.run, asked.gate)
+        digest = open_gate(api, access, reader, asked, form["decision"])
         granted, reason = form["decision"] == "approve", form.get("reason", "")[:1000]
         access.approvals.decide(token, reader, granted, digest=digest, reason=reason)
         return asked.run
