@@ -145,6 +145,7 @@ class SignalState:
         admitted_at: When the runs of the last 24 hours were admitted.
         num_signals: Signals seen, by source.
         num_suppressed: Signals suppressed, by reason.
+        num_decided: Signals by `<source>/<admitted|merged|suppressed>`.
         num_finished: Runs ended, by `<source>/<outcome>` of their cause.
         suppressed: The latest of them, oldest first.
     """
@@ -158,6 +159,7 @@ class SignalState:
     admitted_at: tuple[float, ...] = ()
     num_signals: Mapping[str, int] = field(default_factory=dict)
     num_suppressed: Mapping[str, int] = field(default_factory=dict)
+    num_decided: Mapping[str, int] = field(default_factory=dict)
     num_finished: Mapping[str, int] = field(default_factory=dict)
     suppressed: tuple[SuppressedSignal, ...] = ()
 
@@ -176,6 +178,8 @@ class SignalState:
 
 class SignalFold:
     """Folds the records of a signal log into `SignalState`."""
+
+    version = 2  # `num_decided` came with it
 
     def initial(self) -> SignalState:
         return SignalState()
@@ -207,8 +211,11 @@ def _count(counts: Mapping[str, int], name: str) -> Mapping[str, int]:
     return {**counts, name: counts.get(name, 0) + 1}
 
 
-def _seen(state: SignalState, found: Signal) -> SignalState:
-    return replace(state, num_signals=_count(state.num_signals, found.source))
+def _seen(state: SignalState, found: Signal, decision: str = "") -> SignalState:
+    state = replace(state, num_signals=_count(state.num_signals, found.source))
+    if not decision:
+        return state
+    return replace(state, num_decided=_count(state.num_decided, f"{found.source}/{decision}"))
 
 
 def _raised(state: SignalState, data: Mapping[str, Any]) -> SignalState:
@@ -245,7 +252,7 @@ def _admitted(state: SignalState, data: Mapping[str, Any]) -> SignalState:
         request=data["request"],
     )
     return replace(
-        _seen(state, found),
+        _seen(state, found, "admitted"),
         active=active,
         pending={},
         runs_by_key={**state.runs_by_key, **dict.fromkeys(keys, run_id)},
@@ -255,7 +262,7 @@ def _admitted(state: SignalState, data: Mapping[str, Any]) -> SignalState:
 
 def _merged(state: SignalState, data: Mapping[str, Any]) -> SignalState:
     found, run_id = Signal(**data["signal"]), data["run_id"]
-    state = replace(_seen(state, found), runs_by_key={**state.runs_by_key, found.key: run_id})
+    state = replace(_seen(state, found, "merged"), runs_by_key={**state.runs_by_key, found.key: run_id})
     active = state.active
     if active is None or active.run_id != run_id:
         return state
@@ -265,7 +272,8 @@ def _merged(state: SignalState, data: Mapping[str, Any]) -> SignalState:
 
 def _suppressed(state: SignalState, data: Mapping[str, Any]) -> SignalState:
     found, reason, at = Signal(**data["signal"]), data["reason"], data["at"]
-    state = _wait(_seen(state, found), found, at) if data["pending"] else _seen(state, found)
+    state = _seen(state, found, "suppressed")
+    state = _wait(state, found, at) if data["pending"] else state
     past = SuppressedSignal(source=found.source, key=found.key, reason=reason, at=at)
     return replace(
         state,

@@ -55,14 +55,11 @@ def _drift(states: Iterable[tuple[str, MonitorState]]) -> Iterator[Metric]:
 
 
 def _retraining(states: Iterable[tuple[str, SignalState, float]]) -> Iterator[Metric]:
-    seen = _counter("signals", "Signals seen, by source", ("alias", "source"))
     suppressed = _counter("retrain_suppressed", "Signals that got no run, by reason", ("alias", "reason"))
     runs = _counter("retrain_runs", "Runs ended, by cause and outcome", ("alias", "source", "outcome"))
     pending = _gauge("signals_pending", "Causes that wait for a run", ("alias",))
     stage = _gauge("retrain_stage", "1 for the stage that retraining is in", ("alias", "stage"))
     for alias, state, now in states:
-        for source, count in state.num_signals.items():
-            seen.add_metric((alias, source), count)
         for reason, count in state.num_suppressed.items():
             suppressed.add_metric((alias, reason), count)
         for name, count in state.num_finished.items():
@@ -72,7 +69,7 @@ def _retraining(states: Iterable[tuple[str, SignalState, float]]) -> Iterator[Me
         current = state.stage(now)
         for name in STAGES:
             stage.add_metric((alias, name), float(name == current))
-    yield from (seen, suppressed, runs, pending, stage)
+    yield from (suppressed, runs, pending, stage)
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...]) -> GaugeMetricFamily:

@@ -37,8 +37,8 @@ class MonitorTeller:
         detail = ", ".join(f"{name} {value:.3g}" for name, value in alarm["detail"].items())
         text = (
             f"{detector} is at {alarm['statistic']:.4g}, above its threshold of {alarm['threshold']:.4g}, in two "
-            f"windows on end after {alarm['num_prompts']:,} prompts; without drift that is expected once in {run_length:,.0f} "
-            f"sessions. {f'What moved most: {detail}. ' if detail else ''}"
+            f"windows on end after {alarm['num_prompts']:,} prompts; without drift that is expected once in "
+            f"{run_length:,.0f} sessions. {f'What moved most: {detail}. ' if detail else ''}"
             f"A retraining run starts by itself as soon as the alias may have one."
         )
         return Notification(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -217,20 +217,24 @@ class Engine:
         """The run as it is now, with live progress."""
         return view_of(run_id, self._log(run_id).state, self.store)
 
-    def list(self, *, deleted: bool = False) -> builtins.list[RunSummary]:
+    def list(self, *, deleted: bool = False, among: Iterable[str] | None = None) -> builtins.list[RunSummary]:
         """All runs of the storage, by id.
 
         Args:
             deleted: Also those of which only the tombstone is left.
+            among: Only these; whoever knows which runs are over need not have all of them read.
         """
         found = []
-        for name in list_logs(self.store, "runs"):
-            run_id = name.removeprefix("runs/")
+        for run_id in self.run_ids() if among is None else among:
             state = self._log(run_id).state
             if deleted or state.status != "deleted":
                 held = holder(self.store, run_id, state, self.pace.ttl_s) is not None
                 found.append(summary_of(run_id, state, held=held))
         return found
+
+    def run_ids(self) -> builtins.list[str]:
+        """Ids of all runs, deleted ones too; reads none of them."""
+        return [name.removeprefix("runs/") for name in list_logs(self.store, "runs")]
 
     def output(self, run_id: str, step: str = "") -> Any:
         """The result of a step, by default of the run.
@@ -364,11 +368,11 @@ class Engine:
         log.append(lambda state: outsiders.condemn(run_id, state, reason=reason, at=self.store.now()))
         return True
 
-    def due(self, *, include_failed: bool = False) -> builtins.list[str]:
-        """Runs that nobody drives and that have something to do."""
+    def due(self, *, include_failed: bool = False, among: Iterable[str] | None = None) -> builtins.list[str]:
+        """Runs that nobody drives and that have something to do; of all, or of some."""
         now = self.store.now()
         found = []
-        for summary in self.list():
+        for summary in self.list(among=among):
             if summary.status in {"pending", "running"} or (include_failed and summary.status == "failed"):
                 wanted = not summary.held
             else:

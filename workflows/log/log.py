@@ -25,6 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -39,7 +40,7 @@ from workflows.log.errors import (
 )
 from workflows.log.failpoints import failpoint
 from workflows.log.notification import Notification
-from workflows.log.reading import read_records, read_slot
+from workflows.log.reading import NUM_READERS, read_records, read_slot
 from workflows.log.record import FIRST, Draft, Record, digest, record_key, seal, unseal
 from workflows.log.snapshot import EVERY, Snapshot, fold_name, newest_length, read_snapshots, write_snapshot
 from workflows.log.store import Store, check_key
@@ -372,18 +373,17 @@ def fork_log(store: Store, source: str, target: str, upto: int) -> Verification:
 
 
 def list_logs(store: Store, prefix: str) -> list[str]:
-    """Names of the logs below a folder, in order; not those inside of logs. Costs one page of listing a log."""
-    names: list[str] = []
-    first = "/" + record_key("", 0).lstrip("/")
-    after = ""
-    while True:
-        name = next(
-            (info.key.removesuffix(first) for info in store.list(prefix, after=after) if info.key.endswith(first)), None
-        )
-        if name is None:
-            return sorted(names)  # Keys order `a-b/0` before `a/0`; names order `a` before `a-b`.
-        names.append(name)
-        after = f"{name}0"  # The first key beyond `<name>/`.
+    """Names of the logs below a folder, in order; not those inside of logs. Costs a listing a folder, a look a log."""
+    prefix = prefix.strip("/")
+    if prefix and store.head(record_key(prefix, 0)) is not None:
+        return [prefix]
+    names = [f"{prefix}/{name}" if prefix else name for name in store.folders(prefix)]
+    if store.uri.startswith("file:") or len(names) < NUM_READERS:
+        found = [list_logs(store, name) for name in names]
+    else:
+        with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="log-list") as pool:
+            found = list(pool.map(lambda name: list_logs(store, name), names))
+    return sorted(name for below in found for name in below)
 
 
 def _is_record(name: str, key: str) -> bool:

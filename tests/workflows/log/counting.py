@@ -123,7 +123,8 @@ class MemoryStore:
 
     def folders(self, prefix: str) -> list[str]:
         with self._lock:
-            below = (key.removeprefix(f"{prefix}/") for key in self.objects if key.startswith(f"{prefix}/"))
+            folder = f"{prefix}/" if prefix else ""
+            below = (key.removeprefix(folder) for key in self.objects if key.startswith(folder))
             return sorted({key.partition("/")[0] for key in below if "/" in key})
 
     def delete(self, key: str) -> None:
