@@ -122,6 +122,12 @@ class Airflow:
         self._state = settings.state
         self._record = settings.state / "processes.json"
 
+    def install(self) -> None:
+        """Makes the environment, if it is not there."""
+        self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(self._state / "lock"):
+            self._install()
+
     def start(self) -> None:
         """Brings everything up and waits until it is well.
 
@@ -348,7 +354,9 @@ def _write_private(path: Path, value: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Does what the command line says; 0 done, 1 failed."""
     parser = argparse.ArgumentParser(prog="airflow/start", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("verb", choices=["start", "stop", "status", "env"], help="env runs a command in its settings")
+    parser.add_argument(
+        "verb", choices=["install", "start", "stop", "status", "env"], help="env runs a command in its settings"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args(argv)
     os.umask(0o077)
@@ -356,6 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     airflow = Airflow(settings, os.environ)
     try:
         match arguments.verb:
+            case "install":
+                airflow.install()
             case "start":
                 airflow.start()
                 print(

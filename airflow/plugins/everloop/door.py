@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everloop.errors import Unreachable
-from everloop.http import Http
+
+if TYPE_CHECKING:
+    from everloop.http import Http
 
 OVER = frozenset({"succeeded", "failed", "dead", "cancelled", "deleted"})
 

@@ -57,6 +57,9 @@ def _recorded_head(connection: str, path: Path) -> Endpoint:
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
         token = Path(head["token_file"]).read_text(encoding="utf-8").strip()
-        return Endpoint(str(head["dashboard"]).rstrip("/"), connection, token)
+        dashboard = str(head["dashboard"]).rstrip("/")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unreachable("the Ray head", f"{path}: {type(error).__name__}") from error
+    if not dashboard:
+        raise Unreachable("the Ray head", f"{path}: it was started without its Jobs API")
+    return Endpoint(dashboard, connection, token)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everloop.errors import Unreachable
-from everloop.http import Http
+
+if TYPE_CHECKING:
+    from everloop.http import Http
 
 ACTIVE = frozenset({"PENDING", "RUNNING"})
 STATES = ACTIVE | {"STOPPED", "SUCCEEDED", "FAILED"}

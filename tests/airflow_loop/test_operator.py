@@ -1,0 +1,137 @@
+"""The operator and its trigger, and the DAG files, in Airflow's environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("airflow.sdk", reason="runs in Airflow's environment, by tests/services/test_airflow_units.py")
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from everloop.attempts import Attempt
+from everloop.operator import RUN_ID, RayJobOperator, RayPipelineOperator
+from everloop.outcomes import Outcome
+from everloop.trigger import RayJobTrigger
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DAG_FILES = sorted((REPOSITORY / "airflow" / "dags").glob("*.py"))
+ARGUMENTS: dict[str, Any] = {
+    "submission_id": "r-a0",
+    "workflow": "r",
+    "ray_conn_id": "everloop_ray",
+    "door_conn_id": None,
+    "poll_s": 1.0,
+    "unreachable_timeout_s": 60.0,
+}
+
+
+def conclude(
+    outcome: Outcome, operator: RayJobOperator | None = None, *, is_new: bool = True, num_lost: int = 0
+) -> Any:
+    operator = operator or RayJobOperator(task_id="job", command=["true"])
+    return operator.conclude({}, outcome.dump(), workflow="r", number=0, is_new=is_new, num_lost=num_lost)
+
+
+def test_a_trigger_is_made_again_from_its_row_and_holds_no_secret() -> None:
+    path, arguments = RayJobTrigger(**ARGUMENTS).serialize()
+    assert (path, arguments) == ("everloop.trigger.RayJobTrigger", ARGUMENTS)
+    assert RayJobTrigger(**arguments).serialize()[1] == ARGUMENTS
+
+
+def test_success_gives_the_result() -> None:
+    assert conclude(Outcome("succeeded", "r", result={"rows": 3})) == {"rows": 3}
+
+
+def test_a_suppressed_run_skips_the_task_with_the_reason() -> None:
+    with pytest.raises(AirflowSkipException, match="100 s of rest"):
+        conclude(Outcome("suppressed", "r", "100 s of rest are left"))
+
+
+@pytest.mark.parametrize("end", ["refused", "stopped"])
+def test_what_would_fail_again_is_not_retried(end: Any) -> None:
+    with pytest.raises(AirflowFailException):
+        conclude(Outcome(end, "r", "why"))
+
+
+@pytest.mark.parametrize("end", ["failed", "unreachable"])
+def test_what_may_go_well_next_time_is_retried(end: Any) -> None:
+    with pytest.raises(AirflowException) as caught:
+        conclude(Outcome(end, "r", "why"))
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+class Redriven(RayJobOperator):
+    """Counts how often it is driven again."""
+
+    def _drive(self, context: Any, workflow: str, num_lost: int = 0) -> Any:
+        return "driven again", num_lost
+
+
+@pytest.mark.parametrize(("end", "is_new"), [("killed", True), ("lost", True), ("lost", False), ("stopped", False)])
+def test_a_lost_driver_costs_no_retry(end: Any, is_new: bool) -> None:
+    operator = Redriven(task_id="job", command=["true"], max_attempts=2)
+    assert conclude(Outcome(end, "r", "why"), operator, is_new=is_new, num_lost=1) == ("driven again", 2)
+    with pytest.raises(AirflowException):
+        conclude(Outcome(end, "r", "why"), operator, is_new=is_new, num_lost=2)
+
+
+def test_the_command_of_a_round_is_data() -> None:
+    operator = RayPipelineOperator(
+        task_id="run", recipe="nano; rm -rf /", storage="s3://b/p?x=1&y=2", overrides='["train.max_steps=5"]'
+    )
+    assert operator.argv() == [
+        *("python", "-m", "workflows.run", "--run-id", RUN_ID, "--recipe", "nano; rm -rf /"),
+        *("--set", "train.max_steps=5", "--storage", "s3://b/p?x=1&y=2", "--json"),
+    ]
+
+
+async def test_arguments_reach_ray_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    async def attach(_jobs: Any, workflow: str, entrypoint: str, **rest: Any) -> Attempt:
+        asked.update(rest, entrypoint=entrypoint)
+        return Attempt(f"{workflow}-a0", 0, is_new=True)
+
+    async def find() -> Any:
+        from everloop.endpoint import Endpoint
+
+        return Endpoint("http://127.0.0.1:9", "everloop_ray")
+
+    monkeypatch.setattr("everloop.operator.attach", attach)
+    monkeypatch.setattr("everloop.operator.find_by", lambda _: find)
+    operator = RayJobOperator(task_id="job", command=["echo", "a b; c", RUN_ID])
+    ti = type("Ti", (), {"dag_id": "d", "task_id": "job", "run_id": "x"})()
+    await operator._find_or_submit(ti, "r")
+    assert asked["entrypoint"] == "echo 'a b; c' r"
+
+
+@pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
+def test_a_dag_file_imports_in_a_second_without_ray(file: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; sys.modules['ray'] = None; sys.path.append(sys.argv[2]); import airflow.sdk, httpx\n"
+        "from airflow.sdk import DAG, Param, task\n"
+        "import runpy; began = time.perf_counter(); runpy.run_path(sys.argv[1]); print(time.perf_counter() - began)"
+    )
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    plugins = str(REPOSITORY / "airflow" / "plugins")
+
+    def took_s() -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(file), plugins],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout.splitlines()[-1])
+
+    ends_at = time.monotonic() + 60
+    while (last := took_s()) >= 1.0:
+        assert time.monotonic() < ends_at, f"{last:.2f} s"
