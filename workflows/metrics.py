@@ -112,7 +112,7 @@ class RunWatch:
     @property
     def unfinished(self) -> list[str]:
         """Runs that are not over, as of the last refresh."""
-        return sorted(self._open)
+        return sorted(run_id for run_id, log in self._open.items() if log.state.status)
 
     def _ended(self, run_id: str) -> RunLine | None:
         """The line of a run that is over, from its first and last record alone; None if it is not."""
@@ -163,6 +163,12 @@ class LoopCollector(Collector):
     def failed(self, part: str) -> None:
         """Counts a problem of a part of the reconciler."""
         self._problems[part] += 1
+
+    def unfinished_runs(self) -> list[str]:
+        """Runs that are not over: of ten thousand that were, a reconciler need not ask each whether it is due."""
+        with self._lock:
+            self._runs.refresh()
+            return self._runs.unfinished
 
     def describe(self) -> Iterator[Metric]:
         """The metrics without values: what there is, and what the registry checks names against."""

@@ -1,8 +1,9 @@
 """The hands-off part, one loop: `python -m workflows.reconcile [--once]`.
 
-Each round brings the endpoints to what the release logs say, looks for drift, brings the signal logs in line with the
-journals, starts what is due, and takes up runs whose runner has died or whose wait has ended. Every part is idempotent
-and reads its work from the logs, so any number of reconcilers may run, and one that is killed has lost nothing.
+Each round sends what people are to be told, brings the endpoints to what the release logs say, looks for drift, brings
+the signal logs in line with the journals, starts what is due, and takes up runs whose runner has died or whose wait has
+ended. Every part is idempotent and reads its work from the logs, so any number of reconcilers may run, and one that is
+killed has lost nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -26,10 +28,14 @@ from steps.common.signals import open_signal_log
 from steps.monitor.metrics import DriftCollector
 from steps.monitor.monitor_log import open_monitor_log
 from steps.monitor.scan import Scanner, watched_aliases
+from workflows.access import AccessError, Redactor, environment_secrets
 from workflows.api import Loop, NotAdmitted
-from workflows.command_line import DONE, FAILED, add_common
+from workflows.command_line import DONE, FAILED, WRONG_USE, add_common
 from workflows.engine import Engine, EngineError
 from workflows.log import LogError
+from workflows.message_links import MessageLinks
+from workflows.metrics import LoopCollector
+from workflows.outbox import Dispatched, Dispatcher, OutboxSettings, SettingsError, load_outbox_settings
 from workflows.pipeline import connect, converge_all
 
 INTERVAL_S = 10.0
@@ -42,6 +48,8 @@ class Round:
     """What one round did.
 
     Attributes:
+        told: Notifications found that somebody is to be told.
+        sent: Deliveries taken in hand.
         converged: Aliases whose endpoint was brought in line.
         alarms: Drift alarms by alias.
         started: Runs started from signals.
@@ -50,6 +58,8 @@ class Round:
         problems: What went wrong, and will be tried again in the next round.
     """
 
+    told: int = 0
+    sent: int = 0
     converged: tuple[str, ...] = ()
     alarms: dict[str, int] = field(default_factory=dict)
     started: tuple[str, ...] = ()
@@ -63,32 +73,72 @@ class Reconciler:
 
     Args:
         storage: Storage URI.
+        settings: Who is told what; nobody by default.
         launch: Drives a run in a process of its own; by default `python -m workflows.run --resume`.
+
+    Raises:
+        workflows.access.AccessError: The directory of principals in the settings is wrong.
     """
 
-    def __init__(self, storage: str, *, launch: Callable[[str], subprocess.Popen[bytes]] | None = None) -> None:
+    def __init__(
+        self,
+        storage: str,
+        *,
+        settings: OutboxSettings | None = None,
+        launch: Callable[[str], subprocess.Popen[bytes]] | None = None,
+    ) -> None:
         self._storage = storage
         self._engine = Engine(storage, connect=lambda: connect(storage))
         self._loop = Loop(storage, engine=self._engine)
         self._launch = launch or self._resume
         self._scanners: dict[str, Scanner] = {}
+        settings = settings or OutboxSettings()
+        self.dispatcher = Dispatcher(
+            self._engine.store,
+            settings.notify,
+            links=MessageLinks(self._engine, settings.public_url, settings.principals),
+            redactor=Redactor(environment_secrets(os.environ)),
+        )
         self.metrics = DriftCollector()
+        self.loop_metrics = LoopCollector(self._engine.store)
         self._driven: dict[str, subprocess.Popen[bytes]] = {}
 
     def round(self) -> Round:
         """Does everything that is due now, and waits for none of the runs."""
         problems: list[str] = []
+        dispatched = self.dispatch(problems)
         converged = self._attempt("converge", self._converge, problems) or ()
         alarms = self._attempt("scan", self._scan, problems) or {}
         started = self._attempt("signals", self._start, problems) or ()
         resumed, dead = self._attempt("runs", self._take_up, problems) or ((), ())
+        if not problems:
+            self.loop_metrics.succeeded(self._engine.store.now())
         return Round(
-            converged=converged, alarms=alarms, started=started, resumed=resumed, dead=dead, problems=tuple(problems)
+            told=dispatched.found,
+            sent=dispatched.claimed,
+            converged=converged,
+            alarms=alarms,
+            started=started,
+            resumed=resumed,
+            dead=dead,
+            problems=tuple(problems),
         )
 
+    def dispatch(self, problems: list[str]) -> Dispatched:
+        """Finds what people are to be told, and has it sent; adds to the problems what went wrong."""
+        return self._attempt("outbox", self.dispatcher.round, problems) or Dispatched(0, 0)
+
+    def dispatch_until(self, stop: threading.Event, every_s: float) -> None:
+        """Dispatches again and again: a round may take minutes to start an endpoint, and people are told meanwhile."""
+        while not stop.wait(every_s):
+            self.dispatch([])
+
     def wait(self) -> bool:
-        """Waits for the runs that were launched; says whether all of them ended well."""
-        return all(process.wait() == 0 for process in self._driven.values())
+        """Waits for the runs that were launched and the deliveries in hand; says whether all runs ended well."""
+        well = all(process.wait() == 0 for process in self._driven.values())
+        self.dispatch([])
+        self.dispatcher.wait()
+        return well
 
     def _converge(self) -> tuple[str, ...]:
         aliases = released_aliases(self._engine.store)
@@ -123,7 +173,7 @@ class Reconciler:
     def _take_up(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         self._driven = {run_id: process for run_id, process in self._driven.items() if process.poll() is None}
         resumed, dead = [], []
-        for run_id in self._engine.due():
+        for run_id in self._engine.due(among=self.loop_metrics.unfinished_runs()):
             if run_id in self._driven:
                 continue
             if self._engine.give_up(run_id):
@@ -142,6 +192,7 @@ class Reconciler:
             return work()
         except Exception as error:  # noqa: BLE001 - one part must not keep the others from their work; it is reported and tried again
             logger.warning("%s: %s: %s", part, type(error).__name__, error)
+            self.loop_metrics.failed(part)
             problems.append(f"{part}: {type(error).__name__}: {error}")
             return None
 
@@ -154,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
         "--interval-s", type=float, default=INTERVAL_S, help="seconds between rounds (default: %(default)s)"
     )
     made.add_argument("--metrics-port", type=int, metavar="PORT", help="serve `/metrics` on this port of loopback")
+    made.add_argument("--settings", type=Path, metavar="FILE", help="TOML: `public_url`, `principals`, `[[notify]]`")
     add_common(made)
     return made
 
@@ -166,14 +218,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        reconciler = Reconciler(arguments.storage)
+        settings = load_outbox_settings(arguments.settings) if arguments.settings else None
+        reconciler = Reconciler(arguments.storage, settings=settings)
+    except (SettingsError, AccessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
     except (EngineError, LogError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     if arguments.metrics_port is not None:
         registry = CollectorRegistry()
         registry.register(reconciler.metrics)
+        registry.register(reconciler.loop_metrics)
         start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
+    if not arguments.once:
+        beside = (stop, arguments.interval_s)
+        threading.Thread(target=reconciler.dispatch_until, args=beside, name="outbox", daemon=True).start()
     while True:
         done = reconciler.round()
         _say(done, arguments.json)
@@ -188,6 +248,8 @@ def _say(done: Round, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(done)), flush=True)
         return
+    if done.told or done.sent:
+        print(f"told of {done.told}, {done.sent} deliveries under way", flush=True)
     for word, runs in (("started", done.started), ("took up", done.resumed), ("gave up", done.dead)):
         for run_id in runs:
             print(f"{word} {run_id}", flush=True)
