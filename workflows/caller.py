@@ -8,15 +8,13 @@ asks nobody: whoever can read the storage can look.
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workflows.command_line import FAILED, WRONG_USE
-from workflows.engine.head import state_folder
 from workflows.log import Store
+from workflows.step_credentials import audit_log
 
 if TYPE_CHECKING:
     from workflows.access import AuditLog, Authorizer, Directory, Principal, Resource
@@ -141,12 +139,5 @@ class Caller:
         folders = tuple(given) or ((TEAM_POLICIES,) if self._is_team else (TEAM_POLICIES, LOCAL_POLICIES))
         return Authorizer(audit, folders)
 
-    @contextmanager
-    def _audit(self) -> Iterator[AuditLog]:
-        """Opened for one answer: a checkpoint is signed at its end, and a run that takes hours holds nothing."""
-        from workflows.access import AuditLog, Redactor, environment_secrets, signing_key
-
-        key = signing_key(state_folder(self._storage) / "audit.key")
-        redactor = Redactor(environment_secrets(os.environ))
-        with AuditLog(self._store, f"cli@{socket.gethostname()}", key, redactor=redactor) as audit:
-            yield audit
+    def _audit(self) -> AbstractContextManager[AuditLog]:
+        return audit_log(self._storage, self._store, "cli")

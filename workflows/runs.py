@@ -16,8 +16,8 @@ from workflows.command_line import DONE, FAILED, WAITING, WRONG_USE, add_caller,
 from workflows.display import Display
 from workflows.engine import Engine, EngineError, RunView
 from workflows.log import LogError, encode
-from workflows.pipeline import connect
 from workflows.run_facts import gate, known_run
+from workflows.step_credentials import open_engine
 from workflows.summary import summarize, text
 
 Command = Callable[[Engine, argparse.Namespace], int]
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Does what the command line says and returns the exit code."""
     arguments = parser().parse_args(argv)
     set_up_logging()
-    engine = Engine(arguments.storage, connect=lambda: connect(arguments.storage))
+    engine = open_engine(arguments.storage)
     command: Command = arguments.command
     try:
         return command(engine, arguments)

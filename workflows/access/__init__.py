@@ -7,7 +7,8 @@ from workflows.access.approvals import ApprovalDecision, ApprovalRequest, Approv
 from workflows.access.audit import AuditLog, Checkpoint
 from workflows.access.audit_check import AuditReport, Finding, verify_audit
 from workflows.access.authorizer import Auditor, Authorizer, Decision, Question
-from workflows.access.credentials import STEP_NEEDS, CredentialBroker, Need, StepCredentials
+from workflows.access.credentials import EVERY_STEP, STEP_NEEDS, CredentialBroker, Need, StepCredentials
+from workflows.access.desk import CredentialDesk
 from workflows.access.errors import (
     AccessError,
     ApprovalRefused,
@@ -38,6 +39,7 @@ from workflows.access.principals import (
 from workflows.access.resources import Resource
 from workflows.access.seen import StoredSeenIds
 from workflows.access.signing import SigningKey, VerifyingKey, signing_key
+from workflows.access.sts import KeyPair
 from workflows.access.webhooks import SeenIds, WebhookSecret, WebhookVerifier, sign_webhook
 from workflows.log.redaction import RedactingFormatter, Redactor, environment_secrets, redact_handlers
 
@@ -52,7 +54,7 @@ __all__ = [
     # approvals
     "ApprovalDecision", "ApprovalRequest", "ApprovalState", "Approvals",
     # storage credentials
-    "CredentialBroker", "Need", "STEP_NEEDS", "StepCredentials",
+    "CredentialBroker", "CredentialDesk", "EVERY_STEP", "KeyPair", "Need", "STEP_NEEDS", "StepCredentials",
     # webhooks
     "SeenIds", "StoredSeenIds", "WebhookSecret", "WebhookVerifier", "sign_webhook",
     # secrets

@@ -44,23 +44,24 @@ class Need:
     write: bool = False
 
 
-_EVERY_STEP = (Need("runs", write=True), Need("blobs", write=True))
-_LEARNING = (*_EVERY_STEP, Need("datasets"), Need("releases"))
+EVERY_STEP = (Need("runs", write=True), Need("blobs", write=True))
+_LEARNING = (*EVERY_STEP, Need("datasets"), Need("releases"), Need("derived", write=True))
 
 STEP_NEEDS: Mapping[str, tuple[Need, ...]] = {
-    "scrape": (*_EVERY_STEP, Need("frontier", write=True)),
-    "validate": _EVERY_STEP,
-    "version": (*_EVERY_STEP, Need("datasets", write=True)),
+    "scrape": (*EVERY_STEP, Need("frontier", write=True)),
+    "validate": EVERY_STEP,
+    "version": (*EVERY_STEP, Need("datasets", write=True), Need("frontier", write=True)),
     "tune": _LEARNING,
     "train": _LEARNING,
     "evaluate": _LEARNING,
-    "deploy": (*_EVERY_STEP, Need("releases", write=True), Need("outcomes")),
+    "deploy": (*EVERY_STEP, Need("releases", write=True), Need("outcomes")),
     "monitor": (
-        *_EVERY_STEP,
+        *EVERY_STEP,
         Need("outcomes"),
         Need("releases"),
         Need("datasets"),
         Need("signals", write=True),
+        Need("monitors", write=True),
     ),
 }
 
@@ -160,12 +161,14 @@ class CredentialBroker:
         self._duration_s = duration_s
         self._required_tags = dict(required_tags or {})
 
-    def issue(self, principal: Principal, needs: Sequence[Need] | None = None) -> StepCredentials:
+    def issue(self, principal: Principal, needs: Sequence[Need] | None = None, *, path: str = "") -> StepCredentials:
         """Credentials for a step.
 
         Args:
             principal: From `step_principal`.
             needs: By default `STEP_NEEDS` of the step.
+            path: The step in the graph of its run; it writes below `runs/<run>/steps/<path>` alone. Without one it
+                writes below all steps of its run.
 
         Raises:
             Denied: The policies do not allow one of the needs; nothing is handed out then.
@@ -186,12 +189,11 @@ class CredentialBroker:
         bucket = self._bucket
         if bucket is None:
             return StepCredentials(None)
-        if principal.run and _WILDCARDS.search(principal.run):
-            raise CredentialError(
-                bucket.endpoint, f"run {principal.run!r} would be read as a pattern in a session policy"
-            )
+        for name in (principal.run or "", path):
+            if _WILDCARDS.search(name):
+                raise CredentialError(bucket.endpoint, f"{name!r} would be read as a pattern in a session policy")
         policy = session_policy(
-            bucket.name, bucket.prefix, needs, run=principal.run or "", required_tags=self._required_tags
+            bucket.name, bucket.prefix, needs, run=principal.run or "", path=path, required_tags=self._required_tags
         )
         if len(policy) > MAX_POLICY_CHARS:
             raise CredentialError(
@@ -206,12 +208,18 @@ class CredentialBroker:
 
 
 def session_policy(
-    bucket: str, prefix: str, needs: Sequence[Need], *, run: str, required_tags: Mapping[str, str] | None = None
+    bucket: str,
+    prefix: str,
+    needs: Sequence[Need],
+    *,
+    run: str,
+    path: str = "",
+    required_tags: Mapping[str, str] | None = None,
 ) -> str:
     """The session policy for those parts of a bucket, as compact JSON.
 
-    Objects can be deleted only below the step's own run. With `required_tags`, a PUT without exactly these tags is
-    refused.
+    A step reads its run, writes and deletes below its own path in it, and never the journal of the run. With
+    `required_tags`, a PUT without exactly these tags is refused.
     """
 
     def key(need: Need) -> str:
@@ -222,8 +230,9 @@ def session_policy(
 
     clock = [f"arn:aws:s3:::{bucket}/{prefix}{_CLOCK_KEY}"]
     read = [key(need) for need in needs]
-    write = [key(need) for need in needs if need.write]
-    own = [key(need) for need in needs if need.write and need.area == "runs"]
+    below = f"steps/{path}/" if path else "steps/"
+    own = [f"{key(need)}{below}" for need in needs if need.write and need.area == "runs"]
+    write = own + [key(need) for need in needs if need.write and need.area != "runs"]
     statements: list[dict[str, Any]] = [
         {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": arns(read) + clock},
         {"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": clock},

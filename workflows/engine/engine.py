@@ -23,13 +23,13 @@ from workflows.engine.fork import keep_shared, mend, reused_steps
 from workflows.engine.launch import Launch, check_same, new_run_id, prepare
 from workflows.engine.plan import Plan, plan_launch, plan_resume
 from workflows.engine.present import CodeMode, again, code_changes, present_code, unfinished
-from workflows.engine.runner import Pace, Runner, may_be_pickled
+from workflows.engine.runner import EnvironmentOf, Pace, Runner, may_be_pickled
 from workflows.engine.schedule import Bounds, is_due
 from workflows.engine.state import RunFold, RunState
 from workflows.engine.telling import RunTeller
 from workflows.engine.view import RunSummary, RunView, summary_of, view_of
 from workflows.engine.waits import KINDS
-from workflows.log import Blobs, Draft, Log, Verification, decode, encode, failpoint, list_logs, open_store
+from workflows.log import Blobs, Draft, Log, Verification, decode, encode, failpoint, list_logs, open_store, probe_store
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_RESUMES = 5
@@ -48,6 +48,7 @@ class Engine:
         pace: Pace | None = None,
         project: Project | None = None,
         connect: Callable[[], None] | None = None,
+        environment_of: EnvironmentOf | None = None,
     ) -> None:
         """Opens the storage.
 
@@ -58,20 +59,34 @@ class Engine:
             pace: How fast it looks around and gives up.
             project: Where the project's modules are; by default what `sys.path` says.
             connect: Connects to Ray; by default to `RAY_ADDRESS`, or to this machine's own head.
+            environment_of: Environment variables for the attempts at a step; see `EnvironmentOf`.
         """
         self.store = open_store(storage)
         self.blobs = Blobs(self.store)
         self.bounds = bounds or Bounds()
         self.pace = pace or Pace()
         self._state = head.state_folder(storage) if state is None else state
+        self._environment_of = environment_of
         self._connect = connect or (lambda: head.connect(self._state))
         self._given_project = project
         self._fold = RunFold(self.blobs)
+        self._checked_storage = False
 
     @cached_property
     def project(self) -> Project:
         """The project's modules, as they were when first asked for."""
         return self._given_project or Project()
+
+    def check_storage(self) -> None:
+        """Checks once that the storage can hold a log; costs three writes. Each new run asks for it.
+
+        Raises:
+            workflows.log.LyingStore: It takes a second conditional create of one key.
+            workflows.log.NoHardLinks: A folder without hard links.
+        """
+        if not self._checked_storage:
+            probe_store(self.store)
+            self._checked_storage = True
 
     def start(
         self,
@@ -152,6 +167,7 @@ class Engine:
             connect=self._connect,
             observe=observe if observer else None,
             recorded_code=state.created["bundle"]["sha256"] if code == "recorded" else "",
+            environment_of=self._environment_of,
         )
         runner.drive()
         return view_of(run_id, log.state, self.store)
@@ -413,6 +429,7 @@ class Engine:
     ) -> str:
         log = Log(self.store, f"runs/{run_id}", self._fold)
         if not log.state.exists:
+            self.check_storage()
             addresses = [address for address in launch.code["functions"] if address not in KINDS]
             bundle = self.project.bundle(addresses)
             draft = launch.draft(

@@ -34,6 +34,10 @@ NUM_CPUS = 4
 """Logical: most steps wait rather than compute, and shares of one CPU are handed out below it."""
 
 OBJECT_STORE_BYTES = 512 * 2**20
+BROKER_ACCESS_KEY, BROKER_SECRET_KEY = "EVERLOOP_BROKER_ACCESS_KEY", "EVERLOOP_BROKER_SECRET_KEY"
+NOT_FOR_WORKERS = frozenset({"RAY_ADDRESS", "RAY_AUTH_TOKEN", "EVERLOOP_API_KEY", BROKER_ACCESS_KEY, BROKER_SECRET_KEY})
+"""What a head started from here must not see, and so none of its workers."""
+
 START_TIMEOUT_S = 90.0
 STOP_GRACE_S = 3.0
 _logger = logging.getLogger(__name__)
@@ -202,7 +206,7 @@ def _environment(token_file: Path) -> dict[str, str]:
     """What the head's processes, and so all its workers, see: the project on the import path, the token, no address
     of another Ray.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in {"RAY_ADDRESS", "RAY_AUTH_TOKEN"}}
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_FOR_WORKERS}
     return environment | {
         **_head_environment(str(token_file)),
         "PYTHONPATH": os.pathsep.join(_import_path()),

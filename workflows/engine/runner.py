@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from workflows.engine.claims import Liveness
 from workflows.engine.errors import StepFailure
@@ -22,6 +22,12 @@ _logger = logging.getLogger(__name__)
 
 OBSERVE_INTERVAL_S = 0.5
 ENDS = frozenset({"succeeded", "failed", "cancelled", "parked"})
+
+
+EnvironmentOf: TypeAlias = Callable[[str, str, str], Mapping[str, str]]
+"""Environment variables for the attempts at a step, by run, step and function (`module:qualname`), inherited by all
+that they start. A step that has any gets worker processes of its own.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +64,13 @@ class _Tasks:
     """Ray's remote functions, one per shape of resources: making one costs more than calling it."""
 
     recorded_code: str
-    _made: dict[tuple[float, float, int | None], Any] = field(default_factory=dict)
+    _made: dict[tuple[float, float, int | None, str], Any] = field(default_factory=dict)
 
-    def submit(self, options: Mapping[str, Any], payload: bytes) -> Any:
+    def submit(self, options: Mapping[str, Any], payload: bytes, environment: Mapping[str, str]) -> Any:
         import ray
 
-        shape = (options["num_cpus"], options["num_gpus"], options["memory_bytes"])
+        own = dict(environment) | ({"RECORDED_CODE": self.recorded_code} if self.recorded_code else {})
+        shape = (options["num_cpus"], options["num_gpus"], options["memory_bytes"], json.dumps(own, sort_keys=True))
         if shape not in self._made:
             # Ray must not repeat an attempt behind the journal.
             self._made[shape] = ray.remote(
@@ -72,8 +79,9 @@ class _Tasks:
                 memory=shape[2],
                 max_retries=0,
                 retry_exceptions=False,
-                # A variable of its own gives it worker processes of its own, in which no present module is loaded yet.
-                runtime_env={"env_vars": {"RECORDED_CODE": self.recorded_code}} if self.recorded_code else None,
+                # A variable of its own gives it worker processes of its own, in which no present module is loaded yet,
+                # and no other step has left anything.
+                runtime_env={"env_vars": own} if own else None,
             )(run_attempt)
         return self._made[shape].remote(payload)
 
@@ -96,6 +104,7 @@ class Runner:
         connect: Callable[[], None],
         observe: Callable[[RunState], None] | None = None,
         recorded_code: str = "",
+        environment_of: EnvironmentOf | None = None,
     ) -> None:
         """Takes a log whose last claim is this runner's.
 
@@ -110,6 +119,7 @@ class Runner:
             connect: Called before the first step is handed to Ray.
             observe: Is shown the state now and then.
             recorded_code: SHA-256 of the bundle that workers are to run, empty for the present code.
+            environment_of: Variables for the attempts at a step.
         """
         self._store = store
         self._log = log
@@ -121,6 +131,7 @@ class Runner:
         self._connect = connect
         self._observe = observe
         self._recorded_code = recorded_code
+        self._environment_of = environment_of
         self._observed_at = float("-inf")
         self._flights: dict[Any, _Flight] = {}
         self._tasks: _Tasks | None = None
@@ -176,9 +187,11 @@ class Runner:
             if self._tasks is None:
                 self._connect()
                 self._tasks = _Tasks(self._recorded_code)
-            options = state.functions[state.steps[step].node.function]
+            function = state.steps[step].node.function
+            options = state.functions[function]
             payload = pickle.dumps(_fields_of(self._attempt(state, step, attempt, options)), protocol=5)
-            reference = self._tasks.submit(options, payload)
+            environment = self._environment_of(self._run_id, step, function) if self._environment_of else {}
+            reference = self._tasks.submit(options, payload, environment)
             self._flights[reference] = _Flight(step, attempt, reference, time.monotonic())
             failpoint("engine.runner.after-submit")
 

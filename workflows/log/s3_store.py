@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore import exceptions
@@ -33,7 +33,8 @@ from workflows.log.errors import (
     StoreUnavailable,
 )
 from workflows.log.failpoints import failpoint
-from workflows.log.store import Buffer, ObjectInfo, Store, check_key, open_store
+from workflows.log.served_credentials import ServedCredentials
+from workflows.log.store import Buffer, CredentialProvider, ObjectInfo, Store, check_key, open_store
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig  # Not there at run time.
@@ -47,25 +48,37 @@ PART_BYTES = 16 * 2**20
 
 _OPTIONS = ("endpoint_override", "region", "scheme", "timeout_s")
 _LOST_UPLOAD = "NoSuchUpload"
+_NO_CREDENTIALS = re.compile(r"StoreDenied|ExpiredToken|InvalidTokenId")
 _STATUS = re.compile(r"status code: (\d{3})")
 
 
 class S3Store:
     """A bucket, or the keys of a bucket under a prefix. The bucket must exist."""
 
-    def __init__(self, uri: str, *, bucket: str, prefix: str, options: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        bucket: str,
+        prefix: str,
+        options: Mapping[str, str],
+        credentials: CredentialProvider | None = None,
+    ) -> None:
         unknown = sorted(set(options) - set(_OPTIONS))
         if unknown or not bucket:
             raise InvalidUri(
                 uri, f"unknown options {unknown}, there are {_OPTIONS}" if unknown else "a bucket is missing"
             )
         self.uri = uri
-        self._bucket = _connect(bucket, prefix, options, uri)
+        self._given_credentials = credentials
+        self._bucket = _connect(
+            bucket, prefix, options, uri, credentials or ServedCredentials.from_environment(os.environ)
+        )
         self._clock_lock = threading.Lock()
         self._clock: tuple[float, float] | None = None
 
-    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
-        return open_store, (self.uri,)
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[str, CredentialProvider | None]]:
+        return _reopen, (self.uri, self._given_credentials)
 
     def create(self, key: str, data: Buffer) -> None:
         check_key(key)
@@ -185,7 +198,9 @@ class S3Store:
             return StoreUnavailable(self.uri, key, reason)
         if isinstance(error, FileNotFoundError):
             return NotFound(self.uri, key)
-        if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
+        # A listing that is refused comes as an unnamed error; so do credentials that were refused to us.
+        is_refused = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+        if is_refused or status in (401, 403) or _NO_CREDENTIALS.search(text):
             return StoreDenied(self.uri, key, reason)
         if status == 507 or "StorageFull" in text or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
             return StoreFull(self.uri, key, reason)
@@ -196,7 +211,9 @@ class S3Store:
         return StoreRejected(self.uri, key, reason)
 
 
-def _connect(bucket: str, prefix: str, options: Mapping[str, str], uri: str) -> Bucket:
+def _connect(
+    bucket: str, prefix: str, options: Mapping[str, str], uri: str, credentials: CredentialProvider | None
+) -> Bucket:
     endpoint = options.get("endpoint_override")
     if endpoint and "://" not in endpoint:
         endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
@@ -216,11 +233,14 @@ def _connect(bucket: str, prefix: str, options: Mapping[str, str], uri: str) -> 
     region = (
         options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     )
-    if endpoint:
-        return Bucket(
-            bucket, prefix=prefix or None, endpoint=endpoint, region=region, client_options=client, retry_config=retries
-        )
-    return Bucket(bucket, prefix=prefix or None, region=region, client_options=client, retry_config=retries)
+    given: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    if credentials is not None:
+        given["credential_provider"] = credentials
+    return Bucket(bucket, prefix=prefix or None, region=region, client_options=client, retry_config=retries, **given)
+
+
+def _reopen(uri: str, credentials: CredentialProvider | None) -> Store:
+    return open_store(uri, credentials=credentials)
 
 
 def _flat(data: Buffer) -> bytes | memoryview:

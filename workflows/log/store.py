@@ -7,7 +7,8 @@ A store is named by a URI and travels to workers as that URI:
     s3://bucket/prefix?endpoint_override=http://127.0.0.1:9000    MinIO and its like
 
 Options of S3: `endpoint_override`, `scheme` (of an endpoint without one), `region`, `timeout_s` (of one request). Its
-credentials come from where AWS clients look for them, first AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+credentials come from where AWS clients look for them, first AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, then
+AWS_CONTAINER_CREDENTIALS_FULL_URI; or from a provider that is passed in.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from __future__ import annotations
 import builtins
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from workflows.log.errors import AlreadyExists, InvalidKey, InvalidUri, LyingStore
 
+if TYPE_CHECKING:
+    from obstore.store import S3Credential  # Not there at run time.
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
+CredentialProvider: TypeAlias = "Callable[[], S3Credential]"
 
 MAX_KEY_LENGTH = 900
 """S3 allows 1,024 bytes; the rest is left to the prefix in the URI."""
@@ -111,19 +116,21 @@ class Store(Protocol):
         """Unix seconds by the clock that `modified_at` is told by: the only clock that machines share."""
 
 
-def open_store(uri: str, *, probe: bool = False) -> Store:
+def open_store(uri: str, *, probe: bool = False, credentials: CredentialProvider | None = None) -> Store:
     """Opens the storage that a URI or a plain path names.
 
     Args:
         uri: See the module's docstring.
         probe: Also check that the storage can hold a log. It costs three writes; do it once, where a run starts.
+        credentials: Gives credentials for a bucket, and is asked again before they end. A store that is to be pickled
+            needs one that can be.
 
     Raises:
         InvalidUri: Unknown scheme, option or shape.
         LyingStore: A second conditional create of one key was accepted.
         NoHardLinks: A folder without hard links.
     """
-    store = _open(uri)
+    store = _open(uri, credentials)
     if probe:
         probe_store(store)
     return store
@@ -169,7 +176,7 @@ def check_key(key: str) -> str:
     return key
 
 
-def _open(uri: str) -> Store:
+def _open(uri: str, credentials: CredentialProvider | None) -> Store:
     from workflows.log.file_store import FileStore
 
     scheme, separator, _ = uri.partition("://")
@@ -186,5 +193,7 @@ def _open(uri: str) -> Store:
     if scheme == "s3":
         from workflows.log.s3_store import S3Store
 
-        return S3Store(uri, bucket=parts.netloc, prefix=unquote(parts.path).strip("/"), options=options)
+        return S3Store(
+            uri, bucket=parts.netloc, prefix=unquote(parts.path).strip("/"), options=options, credentials=credentials
+        )
     raise InvalidUri(uri, "it begins with file:// or s3://")

@@ -213,14 +213,26 @@ class TestOnMinio:
         assert denied(lambda: put(train, f"{prefix}x/blobs/x")) == "AccessDenied"
         put(train, f"{prefix}/blobs/x")
 
-    def test_only_objects_of_the_own_run_can_be_deleted(self, train: Minio, prefix: str) -> None:
+    def test_only_objects_of_the_own_steps_can_be_deleted(self, train: Minio, prefix: str) -> None:
         put(train, f"{prefix}/blobs/x")
-        put(train, f"{prefix}/runs/r1/x")
+        put(train, f"{prefix}/runs/r1/steps/x")
         assert (
             denied(lambda: train.remove_object(bucket_name="tests", object_name=f"{prefix}/blobs/x")) == "AccessDenied"
         )
-        train.remove_object(bucket_name="tests", object_name=f"{prefix}/runs/r1/x")
+        train.remove_object(bucket_name="tests", object_name=f"{prefix}/runs/r1/steps/x")
         assert get(train, f"{prefix}/blobs/x") == b"x"
+
+    def test_a_step_reads_the_journal_of_its_run_and_writes_below_its_own_path_alone(
+        self, storage: str, authorizer: Authorizer, minio: str, root_client: Minio, prefix: str
+    ) -> None:
+        put(root_client, f"{prefix}/runs/r1/0.json")
+        current = CredentialBroker(storage, authorizer, keys=ROOT).issue(TRAIN, path="train").current()
+        assert current is not None
+        step = client_of(minio, current)
+        assert get(step, f"{prefix}/runs/r1/0.json") == b"x"
+        put(step, f"{prefix}/runs/r1/steps/train/0001/x")
+        for key in ("0.json", "1.json", "live/1", "steps/tune/0001/x", "steps/train2/x"):
+            assert denied(lambda key=key: put(step, f"{prefix}/runs/r1/{key}")) == "AccessDenied"  # type: ignore[misc]
 
     def test_the_bucket_itself_is_out_of_reach(self, train: Minio, prefix: str) -> None:
         assert denied(lambda: train.get_bucket_policy(bucket_name="tests")) == "AccessDenied"
