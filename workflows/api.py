@@ -153,8 +153,11 @@ class Loop:
         """
         config = self.engine.config(run_id)
         log = self._signals(config.deploy.alias)
-        if self.engine.view(run_id).status != "succeeded":
+        view = self.engine.view(run_id)
+        if view.status != "succeeded":
             try:
+                if view.mended and log.refresh().run_of(run_id) is None:
+                    self._take_over(log, view, config)
                 signals.started(log, run_id)
             except signals.RunNotActive as error:
                 raise NotAdmitted(str(error), _advice("active_run", log.state)) from error
@@ -214,6 +217,7 @@ class Loop:
         """The one way to a run: admitted with all that is needed to begin it, then begun; `settle` does the second half
         if this process dies between.
         """
+        self.engine.check_storage()
         log = self._signals(config.deploy.alias)
         self.settle(config.deploy.alias)
         request = {"config": config.model_dump(mode="json", by_alias=True), **extra}
@@ -263,6 +267,14 @@ class Loop:
             raise
         failpoint("api.after-journal")
         signals.started(log, run_id)
+
+    def _take_over(self, log: Log[SignalState], view: RunView, config: PipelineConfig) -> None:
+        """Hands the alias from a run with a corrupt record to the one that goes on with what is whole of it."""
+        now, champion = self.engine.store.now(), self._champion(config.deploy.alias)
+        if log.state.active is not None and log.state.active.run_id == view.mended:
+            signals.finished(log, view.mended, "cancelled", config.signals, now=now, champion=champion)
+        found = self.signal(config, "manual", window=view.run_id, reason="repair", evidence={"of": view.mended})
+        signals.admit(log, found, config.signals, now=now, override_by=getpass.getuser(), run_id=view.run_id)
 
     def _finish(self, log: Log[SignalState], view: RunView, config: PipelineConfig) -> None:
         outcome = self._outcome(view)

@@ -43,7 +43,7 @@ def run(
         # Opening a new SQLite file takes MLflow seconds; the workers take longer to start.
         ctx.fence()
         opening = background.submit(_open_run, config, dataset, ctx)
-        ctx.progress(0, config.num_steps, "tokenizing")
+        ctx.progress(0, config.num_steps, "making the tokenizer and packing rows")
         corpus = prepare_on_worker(ctx.store, ctx.blobs, dataset, model)
         trained = recorded_model(ctx, identity)
         if trained is None:
@@ -51,6 +51,7 @@ def run(
             ctx.checkpoint("trained", trained)
         tracking, mlflow_run_id = opening.result()
     ctx.fence()
+    ctx.progress(config.num_steps, config.num_steps, "registering the model")
     version = register(tracking, mlflow_run_id, config, model, dataset, params, corpus, trained, ctx)
     curve = trained.state.curve
     return ModelVersion(
@@ -139,6 +140,7 @@ def train(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+    ctx.progress(resume.step if resume else 0, config.num_steps, f"starting {config.num_workers} workers")
     with watching(folder, config.num_steps, ctx), _own_sigint():
         trainer.fit()
     result = folder.result()
@@ -186,7 +188,8 @@ class _Watcher:
         if shown is not None and shown != self._shown:
             self._shown = shown
             step, loss, tokens_per_s = shown
-            self._ctx.progress(step, self._num_steps, "training", {"loss": loss, "tokens/s": tokens_per_s})
+            message = f"step {step} of {self._num_steps}"
+            self._ctx.progress(step, self._num_steps, message, {"loss": loss, "tokens/s": tokens_per_s})
 
 
 @contextmanager

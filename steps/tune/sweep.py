@@ -46,10 +46,11 @@ def run(
     if finished:
         logger.info("%d of %d trials are in the journal already", len(finished), config.num_trials)
     if pending:
-        ctx.progress(len(finished), config.num_trials, "tokenizing")
+        ctx.progress(len(finished), config.num_trials, "making the tokenizer and packing rows")
         corpus = prepare_on_worker(ctx.store, ctx.blobs, dataset, model)
         task = TrialTask(config=config, model=model, corpus=corpus, blobs=ctx.blobs, rungs=tuple(rungs(config)))
         journal = Journal(ctx, config, finished, origin)
+        ctx.progress(len(finished), config.num_trials, f"starting workers for {len(pending)} trials")
         sweep(task, search_space(config, first), first, pending, journal, ctx)
         finished = journal.finished
         if not finished:
@@ -76,19 +77,18 @@ class Journal:
         self._origin = origin
         self._reports: dict[int, list[tuple[int, float]]] = {}
 
+    def began(self, number: int) -> None:
+        """A trial has its worker."""
+        self._show(f"{trial_name(number)} of {self._config.num_trials} begins", {})
+
     def report(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial reached a rung."""
         reports = self._reports.setdefault(number, [])
         if reports and int(result["steps"]) <= reports[-1][0]:
             reports.clear()  # its worker died, and it started again
         reports.append((int(result["steps"]), float(result["loss"])))
-        under_way = sum(rung[-1][0] for rung in self._reports.values() if rung) / self._config.max_steps
-        self._ctx.progress(
-            min(len(self.finished) + under_way, self._config.num_trials),
-            self._config.num_trials,
-            f"{trial_name(number)} at step {result['steps']}",
-            {"loss": float(result["loss"])},
-        )
+        step = f"step {result['steps']} of {self._config.max_steps}"
+        self._show(f"{trial_name(number)} of {self._config.num_trials}: {step}", {"loss": float(result["loss"])})
 
     def complete(self, params: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """A trial ended, of itself or by ASHA."""
@@ -103,6 +103,11 @@ class Journal:
             return
         self.finished.append(record)
         self._ctx.progress(len(self.finished), self._config.num_trials, f"{trial.name} {trial.status}")
+
+    def _show(self, message: str, metrics: Mapping[str, float]) -> None:
+        total = self._config.num_trials
+        under_way = sum(rung[-1][0] for rung in self._reports.values() if rung) / self._config.max_steps
+        self._ctx.progress(min(len(self.finished) + under_way, total), total, message, metrics)
 
     def died(self, number: int, reason: str) -> None:
         """A trial's worker died too often; it is not recorded, so that another attempt tries it again."""
@@ -147,6 +152,9 @@ def sweep(
     config = task.config
 
     class Recorder(tune.Callback):  # type: ignore[misc]  # ray is not followed
+        def on_trial_start(self, *_: Any, trial: Any, **__: Any) -> None:
+            journal.began(int(trial.config["number"]))
+
         def on_trial_result(self, *_: Any, trial: Any, result: Any, **__: Any) -> None:
             journal.report(int(trial.config["number"]), result)
 
@@ -203,8 +211,11 @@ def _reason(trial: Any) -> str:
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Tune without log files, tables and a handler for SIGINT, which would swallow a cancellation of the step."""
+    """Tune without log files, banners, tables and a handler for SIGINT, which would swallow a cancellation of the
+    step.
+    """
     settings = {
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints where results are, whatever `verbose` says
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "TUNE_WARN_THRESHOLD_S": "60",

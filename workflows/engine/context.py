@@ -83,7 +83,7 @@ class Context:
         self._folder = attempt_folder(run_id, step_id, attempt)
         self._length = length
         self._names: set[str] = set()
-        self._shown_at = float("-inf")
+        self._shown_at, self._shown = float("-inf"), (-1.0, "")
 
     @cached_property
     def scratch(self) -> Path:
@@ -137,11 +137,12 @@ class Context:
     def progress(
         self, done: float, total: float, message: str = "", metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Shows how far the step is. Cheap, lossy: at most once a second is written."""
+        """Shows how far the step is. Cheap, lossy: what moves is written once a second at most, a new phase at once."""
         now = time.monotonic()
-        if now - self._shown_at < PROGRESS_INTERVAL_S:
+        new_phase = done == self._shown[0] and message != self._shown[1]
+        if now - self._shown_at < PROGRESS_INTERVAL_S and not new_phase:
             return
-        self._shown_at = now
+        self._shown_at, self._shown = now, (done, message)
         body = {
             "done": done,
             "total": total,

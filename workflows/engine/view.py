@@ -110,6 +110,7 @@ class RunView:
         cause: Why it was started.
         parent: The run it was forked from.
         builder: What built its graph.
+        mended: The run whose whole records it goes on with, because a later one was corrupt.
     """
 
     run_id: str
@@ -127,6 +128,7 @@ class RunView:
     cause: Any
     parent: str
     builder: str
+    mended: str = ""
 
     def step(self, name: str) -> StepView:
         """The step of that id.
@@ -172,6 +174,7 @@ def view_of(run_id: str, state: RunState, store: Store) -> RunView:
         not_ended=tuple(state.not_ended),
         cause=state.created.get("cause"),
         parent=(state.created.get("parent") or {}).get("run", ""),
+        mended=state.created["run_id"] if state.created["run_id"] != run_id else "",
         builder=state.created["builder"],
     )
 
