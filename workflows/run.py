@@ -30,8 +30,9 @@ from workflows.display import Display
 from workflows.engine import CodeChanged, Engine, EngineError, Plan, RunView
 from workflows.engine.head import state_folder, stop
 from workflows.log import LogError, open_store
-from workflows.pipeline import build, connect
+from workflows.pipeline import build
 from workflows.run_facts import known_run, new_run
+from workflows.step_credentials import open_engine
 from workflows.summary import summarize, text, write_report
 
 
@@ -102,7 +103,7 @@ def _check(made: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
 
 def _run(arguments: argparse.Namespace) -> int:
     storage = arguments.storage
-    engine = Engine(storage, connect=lambda: connect(storage))
+    engine = open_engine(storage)
     loop = Loop(storage, engine=engine)
     config = None if arguments.resume else _config(engine, arguments)
     if arguments.dry_run:

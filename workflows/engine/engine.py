@@ -23,7 +23,7 @@ from workflows.engine.fork import keep_shared, mend, reused_steps
 from workflows.engine.launch import Launch, check_same, new_run_id, prepare
 from workflows.engine.plan import Plan, plan_launch, plan_resume
 from workflows.engine.present import CodeMode, again, code_changes, present_code, unfinished
-from workflows.engine.runner import Pace, Runner, may_be_pickled
+from workflows.engine.runner import EnvironmentOf, Pace, Runner, may_be_pickled
 from workflows.engine.schedule import Bounds, is_due
 from workflows.engine.state import RunFold, RunState
 from workflows.engine.telling import RunTeller
@@ -48,6 +48,7 @@ class Engine:
         pace: Pace | None = None,
         project: Project | None = None,
         connect: Callable[[], None] | None = None,
+        environment_of: EnvironmentOf | None = None,
     ) -> None:
         """Opens the storage.
 
@@ -58,12 +59,14 @@ class Engine:
             pace: How fast it looks around and gives up.
             project: Where the project's modules are; by default what `sys.path` says.
             connect: Connects to Ray; by default to `RAY_ADDRESS`, or to this machine's own head.
+            environment_of: Environment variables for the attempts at a step; see `EnvironmentOf`.
         """
         self.store = open_store(storage)
         self.blobs = Blobs(self.store)
         self.bounds = bounds or Bounds()
         self.pace = pace or Pace()
         self._state = head.state_folder(storage) if state is None else state
+        self._environment_of = environment_of
         self._connect = connect or (lambda: head.connect(self._state))
         self._given_project = project
         self._fold = RunFold(self.blobs)
@@ -164,6 +167,7 @@ class Engine:
             connect=self._connect,
             observe=observe if observer else None,
             recorded_code=state.created["bundle"]["sha256"] if code == "recorded" else "",
+            environment_of=self._environment_of,
         )
         runner.drive()
         return view_of(run_id, log.state, self.store)
