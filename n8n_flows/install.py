@@ -70,7 +70,7 @@ def install(target: Installation) -> Installation:
     if target.is_complete:
         return target
     target.folder.parent.mkdir(parents=True, exist_ok=True)
-    with target.folder.with_suffix(".lock").open("w") as lock:
+    with target.folder.with_name(target.folder.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_complete:
             partial = target.folder.with_name(target.folder.name + ".partial")
