@@ -49,7 +49,7 @@ class LoopSettings(_Section):
 
     storage: str
     alias: str = Field(min_length=1, max_length=64)
-    recipe: str = Field(min_length=1)
+    recipe: str
 
 
 class MinioSettings(_Section):

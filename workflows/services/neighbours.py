@@ -117,7 +117,7 @@ class Airflow(Neighbour):
         return kept | {
             "EVERLOOP_STATE": str(self.site.state),
             "EVERLOOP_STORAGE": self.site.storage,
-            "EVERLOOP_RECIPE": self.site.config.loop.recipe,
+            "EVERLOOP_RECIPE": self.site.config.loop.recipe or "tiny",
             "EVERLOOP_AIRFLOW_STATE": str(self.folder),
             "EVERLOOP_AIRFLOW_PORT": str(self.site.config.ports.airflow),
             "EVERLOOP_DOOR_URL": self.site.url("triggers"),

@@ -76,8 +76,8 @@ def settings(site: Site, folder: Path) -> dict[str, Any]:
         jobs.append(_job("alertmanager", config.ports.alertmanager))
     if "minio" in site.names:
         jobs.append(_job("minio", config.ports.minio) | {"metrics_path": "/minio/v2/metrics/cluster"})
-    if "ray" in site.names:
-        jobs += [_files("endpoint", folder), _files("ray", folder)]
+    # The targets of these come and go: Ray keeps a list of its own, the endpoint is there after the first release.
+    jobs += [_files("endpoint", folder), _files("ray", folder)]
     document: dict[str, Any] = {
         "global": {"scrape_interval": scrape, "evaluation_interval": evaluate, "scrape_timeout": scrape},
         "rule_files": [str(path) for path in rule_files(config.prometheus.rules)],

@@ -71,6 +71,8 @@ class RayHead(Service):
         found = ray_head.find(self.site.state)
         if found is None:
             return "it does not run"
+        if not found.dashboard:
+            return ""
         with suppress(OSError):
             token = Path(found.token_file).read_text(encoding="ascii").strip()
             return answers(f"{found.dashboard}/api/version", headers={"authorization": f"Bearer {token}"})
