@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel
 
 from steps.deploy.metrics import RouterMetrics
 from steps.monitor.metrics import DriftCollector
+from triggers import __main__ as triggers_command
+from triggers.settings import Settings as DoorSettings
 from workflows import reconcile, run, runs, serve
 from workflows.configs import RECIPES, PipelineConfig
+from workflows.metrics import loop_metrics
+from workflows.outbox import __main__ as outbox_command
+from workflows.outbox.settings import Receiver
+from workflows.services import __main__ as services_command
 
 
 def reference() -> str:
@@ -26,23 +33,36 @@ def reference() -> str:
         *(_section(name, field) for name, field in PipelineConfig.model_fields.items() if name != "recipe"),
         "## Recipes",
         "\n".join(f"- `{name}`: {(make.__doc__ or '').strip()}" for name, make in RECIPES.items()),
+        "## Settings of the door",
+        "The TOML file of `python -m triggers --settings FILE`.",
+        _table(DoorSettings),
+        "## Receivers of notifications",
+        "Each `[[notify]]` in the TOML file of `python -m workflows.reconcile --settings FILE`.",
+        _table(Receiver),
         "## Metrics",
         "On `/metrics` of the endpoint:",
         _metrics(),
         "On `/metrics` of the reconciler (`--metrics-port`):",
-        _drift_metrics(),
+        _collected([*DriftCollector().collect(), *loop_metrics()]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     yield "python -m workflows.run", run.parser()
-    for action in runs.parser()._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for verb, parser in action.choices.items():
-                yield f"python -m workflows.runs {verb}", parser
+    yield from _verbs("python -m workflows.runs", runs.parser())
     yield "python -m workflows.serve", serve._parser()
     yield "python -m workflows.reconcile", reconcile.parser()
+    yield "python -m workflows.services", services_command.parser()
+    yield from _verbs("python -m workflows.outbox", outbox_command.parser())
+    yield "python -m triggers", triggers_command.parser()
+
+
+def _verbs(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb, below in action.choices.items():
+                yield f"{name} {verb}", below
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> str:
@@ -86,9 +106,17 @@ def _metrics() -> str:
     return "\n".join(rows)
 
 
-def _drift_metrics() -> str:
+def _table(model: type[BaseModel]) -> str:
+    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in model.model_fields.items():
+        default = json.dumps(field.get_default(call_default_factory=True), default=str)
+        rows.append(f"| `{name}` | {'' if field.is_required() else f'`{default}`'} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _collected(families: Iterable[Metric]) -> str:
     rows = ["| metric | kind | meaning |", "| --- | --- | --- |"]
-    for family in DriftCollector().collect():
+    for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")
         rows.append(f"| `{name}` | {family.type} | {family.documentation} |")
     return "\n".join(rows)
