@@ -241,7 +241,8 @@ class Airflow:
         for command in (
             [uv, "venv", "-q", "--clear", "--python", sys.executable, str(self._settings.venv)],
             # Without byte code each start takes two to three times as long.
-            [uv, "pip", "install", "-q", "--compile-bytecode", "--require-hashes", "--python", python, "-r", str(requirements)],
+            [uv, "pip", "install", "-q", "--compile-bytecode", "--require-hashes", "--python", python,
+             "-r", str(requirements)],
         ):  # fmt: skip
             _checked(command, environment, self._state / "install.log")
         marker.write_text(wanted, encoding="utf-8")
@@ -368,23 +369,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                 airflow.install()
             case "start":
                 airflow.start()
-                print(
-                    f"Airflow answers at http://127.0.0.1:{settings.port}; user admin, see {settings.state}/secrets.json"
-                )
+                _say(f"Airflow answers at http://127.0.0.1:{settings.port}")
+                _say(f"user admin, password in {settings.state}/passwords.json")
             case "stop":
-                print("stopped" if airflow.stop() else "nothing was running")
+                _say("stopped" if airflow.stop() else "nothing was running")
             case "status":
                 told = airflow.status()
-                print("\n".join(f"{name:<24} {value}" for name, value in told.items()))
+                _say("\n".join(f"{name:<24} {value}" for name, value in told.items()))
                 return 0 if all("pid" in v or v == "healthy" for v in told.values()) else 1
             case "env":
                 environment = airflow.environment()
                 program = shutil.which(arguments.command[0], path=environment["PATH"]) or arguments.command[0]
-                os.execve(program, arguments.command, environment)
+                os.execve(program, arguments.command, environment)  # noqa: S606 - no shell is meant
     except (ServiceError, urllib.error.URLError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
 
 
 if __name__ == "__main__":

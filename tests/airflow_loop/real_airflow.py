@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import aiohttp
 import pytest
@@ -185,6 +185,16 @@ class RealAirflow:
             capture_output=True,
             timeout=400,
             check=check,
+        )
+
+    def spawn(self, output: IO[bytes], *arguments: str) -> subprocess.Popen[bytes]:
+        """Begins `airflow/start` in a session of its own."""
+        return subprocess.Popen(
+            [str(REPOSITORY / "airflow" / "start"), *arguments],
+            env=self._environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
     def start(self) -> None:

@@ -76,6 +76,12 @@ async def test_answers_that_are_none_are_borne(kind: str) -> None:
 async def test_a_head_that_moves_is_found_again(caplog: pytest.LogCaptureFixture) -> None:
     fake = FakeRay()
     fake.put("r-a0", "RUNNING")
+    seen = asyncio.Event()
+
+    def note(_method: str, _path: str) -> None:
+        seen.set()
+
+    fake.before = note
     async with fake.served() as before:
         where = before
 
@@ -83,8 +89,7 @@ async def test_a_head_that_moves_is_found_again(caplog: pytest.LogCaptureFixture
             return Endpoint(where, "everloop_ray", TOKEN)
 
         watching = asyncio.create_task(watch(find).outcome("r-a0", "r"))
-        while not fake.asked:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(seen.wait(), 60)
     fake.put("r-a0", "SUCCEEDED", 0)
     async with fake.served() as where:
         assert (await asyncio.wait_for(watching, 60)).end == "succeeded"

@@ -1,4 +1,4 @@
-"""The operator in a real Airflow, on the Jobs API of a real Ray: what is begun twice, what is killed, what is refused."""
+"""The operator in a real Airflow, on the Jobs API of a real Ray: begun twice, killed, refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ import signal
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.airflow_loop.real_airflow import REPOSITORY, Gateway, RealAirflow, environment_folder, running, until
+from tests.airflow_loop.postgres import postgres
+from tests.airflow_loop.real_airflow import (
+    REPOSITORY,
+    Gateway,
+    RealAirflow,
+    environment_folder,
+    running,
+    session_of,
+    until,
+)
 from workflows.engine import head
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
@@ -58,7 +68,7 @@ class World:
         """Starts a DAG run and waits until its job waits and its task is deferred."""
         self.airflow.trigger(dag_id, dag_run_id)
         self.airflow.wait(dag_id, dag_run_id, "deferred")
-        until("the first step", lambda: (self.journal(dag_id, dag_run_id) / "first").exists())
+        until("the first step", (self.journal(dag_id, dag_run_id) / "first").exists)
 
     def release(self) -> None:
         """Lets all jobs go on."""
@@ -69,10 +79,18 @@ class World:
         return [notice for notice in self.gateway.notices if notice["facts"]["dag_run_id"] == dag_run_id]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A real Ray head with its Jobs API and token, and a real Airflow that submits to it through the gateway."""
-    root = tmp_path_factory.mktemp("airflow")
+    root = tmp_path_factory.mktemp(f"airflow-{request.param}")
+    with ExitStack() as stack:
+        database = {}
+        if request.param == "postgres":
+            database["EVERLOOP_AIRFLOW_DB"] = stack.enter_context(postgres(tmp_path_factory.mktemp("postgres")))
+        yield from _world(root, {"EVERLOOP_AIRFLOW_VENV": str(environment_folder(tmp_path_factory)), **database})
+
+
+def _world(root: Path, environment: dict[str, str]) -> Iterator[World]:
     (root / "jobs").mkdir()
     (root / "dags").mkdir()
     for file in (*TINY.glob("dags/*.py"), *(REPOSITORY / "airflow" / "dags").glob("*.py")):
@@ -85,7 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     airflow = RealAirflow(
         root / "airflow",
         {
-            "EVERLOOP_AIRFLOW_VENV": str(environment_folder(tmp_path_factory)),
+            **environment,
             "EVERLOOP_RAY_URL": f"http://127.0.0.1:{gateway.port}",
             "EVERLOOP_RAY_TOKEN_FILE": found.token_file,
             "EVERLOOP_DOOR_URL": f"http://127.0.0.1:{gateway.port}",
@@ -175,7 +193,7 @@ def test_a_killed_driver_is_followed_by_one_that_repeats_nothing(world: World) -
     world.begun("tiny", "driver")
     journal = world.journal("tiny", "driver")
     os.kill(int((journal / "start-0").read_text()), signal.SIGKILL)
-    until("the second driver", lambda: (journal / "start-1").exists())
+    until("the second driver", (journal / "start-1").exists)
     world.release()
     found = world.airflow.wait("tiny", "driver", "success", "failed")
     assert (found["state"], found["try_number"]) == ("success", 1)
@@ -208,7 +226,7 @@ def test_clearing_a_deferred_task_stops_its_job_and_begins_the_next_attempt_of_t
     journal = world.journal("tiny", "cleared")
     _clear(world, "cleared")
     until("the stop", lambda: world.jobs("cleared").get(f"{journal.name}-a0") == "STOPPED", 15)
-    until("the second driver", lambda: (journal / "start-1").exists())
+    until("the second driver", (journal / "start-1").exists)
     world.release()
     assert world.airflow.wait("tiny", "cleared", "success", "failed")["state"] == "success"
     assert (journal / "first-ran").read_text() == "x"
@@ -301,6 +319,45 @@ def test_a_burst_of_events_during_a_run_becomes_one_more_run_that_answers_all(wo
 
     until("six events", lambda: sum(counts()) == 6)
     assert len(counts()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+def test_two_schedulers_answer_a_batch_of_events_once_and_one_may_die(world: World) -> None:
+    asset = next(a for a in world.airflow.ask("GET", "/assets")["assets"] if a["name"] == "everloop_new_data")
+    before = set(_runs(world, "tiny_on_data"))
+    with (world.airflow.folder / "second.log").open("wb") as log:
+        second = world.airflow.spawn(log, "env", "airflow", "scheduler", "--skip-serve-logs")
+    try:
+        until("two schedulers", lambda: _num_schedulers(world) == 2)
+        for number in range(5):
+            _event(world, asset["id"], number)
+        first = until("a run", lambda: sorted(set(_runs(world, "tiny_on_data")) - before))[0]
+        world.airflow.wait("tiny_on_data", first, "deferred")
+        world.airflow.kill("scheduler")
+        world.release()
+
+        def new() -> list[str]:
+            return [run for run in _runs(world, "tiny_on_data", "success") if run not in before]
+
+        def num_events() -> int:
+            return sum(int(world.airflow.xcom("tiny_on_data", run, "num_events")) for run in new())
+
+        until("all events", lambda: num_events() == 5)
+        for run in new():
+            assert len(world.jobs(run)) == 1
+            assert world.airflow.xcom("tiny_on_data", run)["starts"] == 1
+        assert set(_runs(world, "tiny_on_data")) - before == set(new())
+    finally:
+        for pid in session_of(second.pid):
+            os.kill(pid, signal.SIGKILL)
+        second.wait(60)
+        world.airflow.start()
+
+
+def _num_schedulers(world: World) -> int:
+    jobs = world.airflow.ask("GET", "/jobs?job_type=SchedulerJob&is_alive=true")["jobs"]
+    return len([job for job in jobs if job["state"] == "running"])
 
 
 def _clear(world: World, dag_run_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs tests/airflow_loop once more in Airflow's own environment, where httpx and Airflow are: there nothing of it skips."""
+"""Runs tests/airflow_loop once more in Airflow's own environment: there nothing of it skips."""
 
 from __future__ import annotations
 

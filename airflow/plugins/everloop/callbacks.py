@@ -6,6 +6,8 @@ A message that cannot be handed in is logged and dropped: it must not make a tas
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -24,22 +26,29 @@ _log = logging.getLogger(__name__)
 def notify_success(context: Any) -> None:
     """Says that a task did its work."""
     ti = context["ti"]
-    asyncio.run(_post(_notice("run.succeeded", "info", f"{ti.dag_id}.{ti.task_id} succeeded", "", ti), _key(ti, "ok")))
+    notice = _notice("run.succeeded", "info", f"{ti.dag_id}.{ti.task_id} succeeded", f"DAG run {ti.run_id}.", ti)
+    asyncio.run(_post(notice, _task_key(ti, "ok")))
 
 
 def notify_failure(context: Any) -> None:
     """Says that a task failed for good, after its last try."""
     ti, error = context["ti"], context.get("exception")
-    text = str(error or "no reason is known")[:2000]
+    text = str(error or "No reason is known.")[:2000]
     notice = _notice("run.failed", "critical", f"{ti.dag_id}.{ti.task_id} failed", text, ti)
-    asyncio.run(_post(notice, _key(ti, f"failed-{ti.try_number}")))
+    asyncio.run(_post(notice, _task_key(ti, f"failed-{ti.try_number}")))
 
 
 def notify_skipped(context: Any) -> None:
     """Says that admission suppressed a run, with its reason."""
     ti, why = context["ti"], context.get("exception")
-    notice = _notice("signal.suppressed", "info", f"{ti.dag_id}.{ti.task_id} was not started", str(why or ""), ti)
-    asyncio.run(_post(notice, _key(ti, f"skipped-{ti.try_number}")))
+    notice = _notice(
+        "signal.suppressed",
+        "info",
+        f"{ti.dag_id}.{ti.task_id} was not started",
+        str(why or "No reason is known.")[:2000],
+        ti,
+    )
+    asyncio.run(_post(notice, _task_key(ti, f"skipped-{ti.try_number}")))
 
 
 async def notify_deadline(context: Mapping[str, Any], allowed_s: float) -> str:
@@ -60,7 +69,7 @@ async def notify_deadline(context: Mapping[str, Any], allowed_s: float) -> str:
         "text": f"DAG run {run['dag_run_id']} is {run['state']} and goes on.",
         "facts": {"dag_id": run["dag_id"], "dag_run_id": run["dag_run_id"], "allowed_s": allowed_s},
     }
-    await _post(notice, f"airflow:{run['dag_id']}:{run['dag_run_id']}:deadline")
+    await _post(notice, _key(run["dag_id"], run["dag_run_id"], "deadline"))
     return "told"
 
 
@@ -69,8 +78,13 @@ def _notice(event: str, severity: str, title: str, text: str, ti: Any) -> dict[s
     return {"event": event, "severity": severity, "title": f"Airflow: {title}", "text": text, "facts": facts}
 
 
-def _key(ti: Any, what: str) -> str:
-    return f"airflow:{ti.dag_id}:{ti.run_id}:{ti.task_id}:{ti.map_index}:{what}"
+def _key(*parts: object) -> str:
+    """The same event has the same key; ids of DAG runs hold characters that a key must not."""
+    return "airflow-" + hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:40]
+
+
+def _task_key(ti: Any, what: str) -> str:
+    return _key(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, what)
 
 
 async def _post(notice: Mapping[str, Any], key: str) -> None:

@@ -4,13 +4,12 @@ anywhere, in another process."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from everloop.door import Door
 from everloop.endpoint import Endpoint
@@ -43,6 +42,16 @@ class Patience:
         return self.poll_s * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, guards nothing
 
 
+class Log(Protocol):
+    """As much of a logger as is used; Airflow's own is none of the standard library's."""
+
+    def info(self, msg: str, /, *args: object) -> object:
+        """Tells of a change."""
+
+    def warning(self, msg: str, /, *args: object) -> object:
+        """Tells of a trouble."""
+
+
 class _Silent(Exception):
     """Nobody answered for too long."""
 
@@ -57,7 +66,7 @@ class Watch:
         log: Where changes are told.
     """
 
-    def __init__(self, find_ray: Find, find_door: Find | None, patience: Patience, log: logging.Logger) -> None:
+    def __init__(self, find_ray: Find, find_door: Find | None, patience: Patience, log: Log) -> None:
         self._find_ray, self._find_door, self._patience, self._log = find_ray, find_door, patience, log
 
     async def outcome(self, submission_id: str, workflow: str) -> Outcome:
@@ -77,6 +86,8 @@ class Watch:
             return Outcome("refused", workflow, str(refusal))
 
     async def _job_ended(self, submission_id: str, workflow: str) -> Outcome | Follow:
+        state = ""
+
         async def look(http: Http) -> Outcome | Follow | None:
             nonlocal state
             jobs = RayJobs(http)
@@ -88,7 +99,6 @@ class Watch:
                 state = job.state
             return None if job.active else await self._judged(jobs, job, workflow)
 
-        state = ""
         return await self._until("Ray", self._find_ray, look)
 
     async def _judged(self, jobs: RayJobs, job: Job, workflow: str) -> Outcome | Follow:

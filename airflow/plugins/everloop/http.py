@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,10 @@ from everloop.endpoint import Endpoint
 from everloop.errors import BadRequest, Unauthorized, Unreachable
 
 TIMEOUT_S = 20.0
+
+
+def _trust(verify: bool | str) -> bool | ssl.SSLContext:
+    return ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
 
 
 class Http:
@@ -30,7 +35,7 @@ class Http:
         self._client = httpx.AsyncClient(
             base_url=endpoint.url,
             headers=endpoint.headers,
-            verify=endpoint.verify,  # type: ignore[arg-type]  # a path is deprecated but means the same
+            verify=_trust(endpoint.verify),
             timeout=timeout_s,
             trust_env=False,
         )

@@ -72,7 +72,9 @@ class Follow:
     reason: str
 
 
-def judge_job(state: str, exit_code: int | None, message: str, logs: str, workflow: str) -> Outcome | Follow:
+def judge_job(  # noqa: PLR0911 - a table, one line a case
+    state: str, exit_code: int | None, message: str, logs: str, workflow: str
+) -> Outcome | Follow:
     """Says what the end of a job means.
 
     Args:

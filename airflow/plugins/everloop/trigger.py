@@ -1,4 +1,4 @@
-"""Waits in the triggerer for the end of a run: no worker slot is held, and nothing is kept that a restart could lose."""
+"""Waits in the triggerer for the end of a run: no worker slot is held, and nothing kept that a restart could lose."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RayJobTrigger(BaseTrigger):
         poll_s: float,
         unreachable_timeout_s: float,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's
         self.submission_id = submission_id
         self.workflow = workflow
         self.ray_conn_id = ray_conn_id
@@ -64,7 +64,7 @@ class RayJobTrigger(BaseTrigger):
             self.log,
         )
         outcome = await watch.outcome(self.submission_id, self.workflow)
-        yield TriggerEvent(outcome.dump())
+        yield TriggerEvent(outcome.dump())  # type: ignore[no-untyped-call]  # Airflow's
 
     async def on_kill(self) -> None:
         """Stops the job, because a person cleared or marked the task.
