@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: run up test check fix bench chaos setup down help
+.PHONY: run up test check fix bench chaos setup down help images cluster cluster-full
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,3 +55,12 @@ chaos: .venv/.synced  ## kill -9 everywhere; long, by hand
 
 bench: .venv/.synced  ## every benchmark with its peer in the same run; long, by hand
 	for bench in tests/bench/*.py; do echo "== $$bench"; $(RUN) python $$bench $(ARGS) || exit 1; done
+
+images:  ## build all images and print their sizes (ROLES="ray triggers" for some of them)
+	images/build.sh $(ROLES)
+
+cluster: .venv/.synced  ## install the chart on the cluster of KUBECONFIG, run, kill head and worker; needs the images there
+	$(RUN) pytest -m "cluster and not slow" --timeout=1500 $(ARGS)
+
+cluster-full: .venv/.synced  ## everything on the cluster; long, by hand
+	$(RUN) pytest -m cluster --timeout=3600 $(ARGS)

@@ -87,4 +87,4 @@ def _npm_package(manifest: Path) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    json.dump(document(*sys.argv[1:3]), sys.stdout, indent=1)
+    json.dump(document(sys.argv[1], sys.argv[2]), sys.stdout, indent=1)

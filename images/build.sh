@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Builds the images from the working tree and prints their sizes: build.sh [ROLE...] (default: all).
+#   REGISTRY=everloop TAG=0.1.0 BASE_IMAGE=python:3.11-slim-bookworm ACCELERATOR=cpu TORCH_INDEX= PRUNE=1 DOCKER=docker
+# The bills of materials are copied to build/sbom/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export DOCKER_BUILDKIT=1
+docker=${DOCKER:-docker}
+registry=${REGISTRY:-everloop}
+tag=${TAG:-0.1.0}
+roles=("$@")
+((${#roles[@]})) || for folder in images/*/; do roles+=("$(basename "$folder")"); done
+
+# Bound to another image: it comes after.
+ordered=()
+for role in "${roles[@]}"; do [[ $role == vllm ]] || ordered+=("$role"); done
+for role in "${roles[@]}"; do [[ $role == vllm ]] && ordered+=(vllm); done
+
+if [[ ! -x images/minio/minio ]] && found=$(command -v minio); then cp "$found" images/minio/minio; fi
+mkdir -p build/sbom
+for role in "${ordered[@]}"; do
+  [[ -f images/$role/Dockerfile ]] || continue
+  started=$SECONDS
+  arguments=(--build-arg "BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}" --build-arg "VERSION=$tag")
+  case $role in
+    ray) arguments+=(--build-arg "ACCELERATOR=${ACCELERATOR:-cpu}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}") ;;
+    vllm) arguments+=(--build-arg "RAY_IMAGE=$registry/ray:$tag") ;;
+  esac
+  "$docker" build --quiet -f "images/$role/Dockerfile" "${arguments[@]}" -t "$registry/$role:$tag" . >/dev/null
+  "$docker" run --rm --network none --entrypoint cat "$registry/$role:$tag" /usr/share/sbom/everloop.cdx.json >"build/sbom/$role.cdx.json"
+  size=$("$docker" image inspect -f '{{.Size}}' "$registry/$role:$tag")
+  printf '%-14s %6d MB  %4d s  %4d packages\n' "$role" $((size / 1000000)) $((SECONDS - started)) "$(grep -c '"purl"' "build/sbom/$role.cdx.json")"
+done
+if [[ -n ${PRUNE:-} ]]; then "$docker" builder prune -f >/dev/null; fi
