@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import urllib.request
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 WRONG_TOKEN = "wrong-token-8c1f0d2e"
 DOOR_KEY = "door-key-5b7a9e31"
 TINY = REPOSITORY / "tests" / "airflow_loop"
-DAGS = ("tiny", "tiny_wrong_token", "tiny_deadline", "tiny_on_data")
+DAGS = ("tiny", "tiny_wrong_token", "tiny_deadline", "tiny_deadline_refused", "tiny_on_data")
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def _world(root: Path, environment: dict[str, str]) -> Iterator[World]:
     (root / "jobs").mkdir()
     (root / "dags").mkdir()
-    for file in (*TINY.glob("dags/*.py"), *(REPOSITORY / "airflow" / "dags").glob("*.py")):
-        (root / "dags" / file.name).symlink_to(file)
+    # Not the loop itself: an event of the tests must not begin a round.
+    for file in (TINY / "dags" / "tiny_jobs.py", REPOSITORY / "airflow" / "dags" / "everloop_signals.py"):
+        shutil.copy(file, root / "dags")
     found = head.start(root / "state", dashboard=True)
     gateway = Gateway(found.dashboard)
     gateway.start()
@@ -117,7 +119,7 @@ def _world(root: Path, environment: dict[str, str]) -> Iterator[World]:
     )
     try:
         with running(airflow):
-            airflow.ready(*DAGS, "everloop_loop", "everloop_maintenance", "everloop_on_drift", "everloop_on_new_data")
+            airflow.ready(*DAGS, "everloop_on_drift", "everloop_on_new_data")
             yield World(airflow, gateway, found.dashboard, token, root / "jobs")
     finally:
         gateway.stop()
@@ -158,7 +160,9 @@ def test_a_clear_after_success_gives_the_stored_result(world: World) -> None:
     assert world.airflow.xcom("tiny", "again")["starts"] == 1
 
 
-@pytest.mark.parametrize("component", ["triggerer", "scheduler", "api-server", "dag-processor"])
+@pytest.mark.parametrize(
+    "component", ["triggerer", "scheduler", "api-server", pytest.param("dag-processor", marks=pytest.mark.slow)]
+)
 def test_a_component_killed_while_deferred_costs_nothing(world: World, component: str) -> None:
     dag_run_id = f"killed-{component}"
     world.begun("tiny", dag_run_id)
@@ -166,8 +170,8 @@ def test_a_component_killed_while_deferred_costs_nothing(world: World, component
     world.airflow.start()
     assert list(world.jobs(dag_run_id).values()) == ["RUNNING"]
     world.release()
-    found = world.airflow.wait("tiny", dag_run_id, "success", "failed")
-    assert (found["state"], found["try_number"]) == ("success", 1)
+    # A worker that went on just then may lose its API server too, and its task a try: the job is the same.
+    assert world.airflow.wait("tiny", dag_run_id, "success", "failed")["state"] == "success"
     assert world.airflow.xcom("tiny", dag_run_id)["starts"] == 1
     assert len(world.jobs(dag_run_id)) == 1
 
@@ -264,7 +268,9 @@ def test_the_right_token_stands_in_the_connections_file_alone(world: World) -> N
     assert (world.airflow.folder / "connections.json").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("mode", ["refuse", "503", "truncated"])
+@pytest.mark.parametrize(
+    "mode", ["refuse", pytest.param("503", marks=pytest.mark.slow), pytest.param("truncated", marks=pytest.mark.slow)]
+)
 def test_a_dashboard_that_gives_no_usable_answer_is_borne(world: World, mode: Any) -> None:
     world.begun("tiny", f"outage-{mode}")
     world.gateway.mode = mode
@@ -291,25 +297,24 @@ def test_a_run_that_waits_for_a_person_is_followed_through_the_door(world: World
 
 
 def test_a_deadline_is_told_once_and_not_of_a_run_that_failed(world: World) -> None:
+    world.airflow.trigger("tiny_deadline_refused", "failed")
+    world.airflow.wait("tiny_deadline_refused", "failed", "failed")
     world.begun("tiny_deadline", "late")
     until("the notice", lambda: world.notices("late"))
     world.release()
     world.airflow.wait("tiny_deadline", "late", "success")
-    world.airflow.trigger("tiny_deadline", "failed", {"exit_code": "2"})
-    world.airflow.wait("tiny_deadline", "failed", "failed")
-    world.airflow.trigger("tiny", "control")
-    world.airflow.wait("tiny", "control", "success")
+    # Its own deadline was before that of the late one, of which the notice is here.
     assert [notice["event"] for notice in world.notices("late")] == ["schedule.missed"]
     assert world.notices("failed") == []
 
 
 def test_a_burst_of_events_during_a_run_becomes_one_more_run_that_answers_all(world: World) -> None:
-    asset = next(a for a in world.airflow.ask("GET", "/assets")["assets"] if a["name"] == "everloop_new_data")
-    _event(world, asset["id"], 0)
+    asset_id = _asset(world, "tiny_data")
+    _event(world, asset_id, 0)
     first = until("the first run", lambda: _runs(world, "tiny_on_data"))[0]
     world.airflow.wait("tiny_on_data", first, "deferred")
     for number in range(1, 6):
-        _event(world, asset["id"], number)
+        _event(world, asset_id, number)
     world.release()
 
     def counts() -> list[int]:
@@ -321,17 +326,28 @@ def test_a_burst_of_events_during_a_run_becomes_one_more_run_that_answers_all(wo
     assert len(counts()) == 2
 
 
+def test_events_of_new_data_become_wishes_for_a_round_with_all_of_them(world: World) -> None:
+    for number in range(3):
+        _event(world, _asset(world, "everloop_new_data"), number)
+
+    def wished() -> list[int]:
+        events = world.airflow.ask("GET", f"/assets/events?asset_id={_asset(world, 'everloop_wanted')}")["asset_events"]
+        return sorted(told["number"] for event in events for told in event["extra"]["events"])
+
+    until("all wishes", lambda: wished() == [0, 1, 2])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", ["postgres"], indirect=True)
 def test_two_schedulers_answer_a_batch_of_events_once_and_one_may_die(world: World) -> None:
-    asset = next(a for a in world.airflow.ask("GET", "/assets")["assets"] if a["name"] == "everloop_new_data")
+    asset_id = _asset(world, "tiny_data")
     before = set(_runs(world, "tiny_on_data"))
     with (world.airflow.folder / "second.log").open("wb") as log:
         second = world.airflow.spawn(log, "env", "airflow", "scheduler", "--skip-serve-logs")
     try:
         until("two schedulers", lambda: _num_schedulers(world) == 2)
         for number in range(5):
-            _event(world, asset["id"], number)
+            _event(world, asset_id, number)
         first = until("a run", lambda: sorted(set(_runs(world, "tiny_on_data")) - before))[0]
         world.airflow.wait("tiny_on_data", first, "deferred")
         world.airflow.kill("scheduler")
@@ -363,6 +379,11 @@ def _num_schedulers(world: World) -> int:
 def _clear(world: World, dag_run_id: str) -> None:
     body = {"dry_run": False, "dag_run_id": dag_run_id, "task_ids": ["job"], "only_failed": False}
     world.airflow.ask("POST", "/dags/tiny/clearTaskInstances", body)
+
+
+def _asset(world: World, name: str) -> int:
+    found = world.airflow.ask("GET", f"/assets?name_pattern={name}")["assets"]
+    return int(next(asset["id"] for asset in found if asset["name"] == name))
 
 
 def _event(world: World, asset_id: int, number: int) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param, task
-from everloop.assets import NEW_DATA
+from airflow.sdk import DAG, Asset, AsyncCallback, DeadlineAlert, DeadlineReference, Param, task
 from everloop.callbacks import notify_deadline, notify_failure, notify_skipped, notify_success
 from everloop.operator import RUN_ID, RayJobOperator
 
@@ -16,32 +15,39 @@ CALLBACKS = {
     "on_failure_callback": notify_failure,
     "on_skipped_callback": notify_skipped,
 }
+TINY_DATA = Asset(name="tiny_data", uri="tiny://data")
 PATIENCE = {"poll_s": 0.5, "retries": 2, "retry_delay": timedelta(seconds=1)}
 
 with DAG("tiny", schedule=None, catchup=False, params={"exit_code": Param("0", type="string")}):
-    RayJobOperator(task_id="job", command=[*JOB, "{{ params.exit_code }}"], **PATIENCE, **CALLBACKS)
+    RayJobOperator(
+        task_id="job",
+        command=[*JOB, "{{ params.exit_code }}"],
+        door_conn_id="everloop_door",
+        **PATIENCE,
+        **CALLBACKS,
+    )
 
 with DAG("tiny_wrong_token", schedule=None, catchup=False):
     RayJobOperator(task_id="job", command=JOB, ray_conn_id="wrong_token", **PATIENCE, **CALLBACKS)
 
-with DAG(
-    "tiny_deadline",
-    schedule=None,
-    catchup=False,
-    params={"exit_code": Param("0", type="string")},
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(seconds=5),
-        callback=AsyncCallback(notify_deadline, kwargs={"allowed_s": 5.0}),
-    ),
-):
-    RayJobOperator(task_id="job", command=[*JOB, "{{ params.exit_code }}"], poll_s=0.5)
+for dag_id, ray_conn_id in (("tiny_deadline", "everloop_ray"), ("tiny_deadline_refused", "wrong_token")):
+    with DAG(
+        dag_id,
+        schedule=None,
+        catchup=False,
+        deadline=DeadlineAlert(
+            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            interval=timedelta(seconds=20),
+            callback=AsyncCallback(notify_deadline, kwargs={"allowed_s": 20.0}),
+        ),
+    ):
+        RayJobOperator(task_id="job", command=JOB, ray_conn_id=ray_conn_id, poll_s=0.5)
 
-with DAG("tiny_on_data", schedule=[NEW_DATA], catchup=False, max_active_runs=1):
+with DAG("tiny_on_data", schedule=[TINY_DATA], catchup=False, max_active_runs=1):
 
     @task
     def num_events(*, triggering_asset_events) -> int:
         """How many events this run answers."""
-        return len(triggering_asset_events[NEW_DATA])
+        return len(triggering_asset_events[TINY_DATA])
 
     num_events() >> RayJobOperator(task_id="job", command=JOB, **PATIENCE)
