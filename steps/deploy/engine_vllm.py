@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+from steps.common.language_model import verify_model
 from steps.common.releases import ReleasedModel
 from steps.deploy.config import ServingConfig
 from steps.deploy.errors import MissingExtraError
@@ -39,6 +40,7 @@ def vllm_application(storage: str, name: str, model: ReleasedModel, serving: Ser
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
     folder = cached_model(open_store(storage), model.model)
+    verify_model(folder)
     engine_kwargs: dict[str, Any] = {"enable_prompt_tokens_details": False}
     if serving.max_context is not None:
         # vLLM sizes histograms by it, and Ray's exporter needs them equal in champion and challenger.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.common import model_gate
 from steps.common.language_model.config import ModelConfig
 from steps.common.language_model.errors import MissingExtraError
 
@@ -52,7 +53,13 @@ def base_folder(config: ModelConfig, folder: Path) -> BaseFolders:
 
 
 def load_base(folder: Path) -> Any:
-    """The base model in float32."""
+    """The base model in float32, from a folder whose files were fetched by digest.
+
+    Raises:
+        UnsafeModelError: See `model_gate.check_model`.
+        DamagedModelError: See there.
+    """
+    model_gate.check_model(folder, None)
     import torch
     from transformers import LlamaForCausalLM
 

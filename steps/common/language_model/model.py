@@ -2,26 +2,22 @@
 
 A model folder holds safetensors, JSON and the tokenizer, and `manifest.json` with the SHA-256 of each file, written
 last. Loading checks the folder first and refuses whatever could run code: pickles, `auto_map`, symbolic links, files
-that the manifest does not name (Model Security: huggingface.co/docs/hub/security-pickle).
+that the manifest does not name (see `steps.common.model_gate`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from steps.common import model_gate
 from steps.common.language_model.config import ModelConfig
-from steps.common.language_model.errors import DamagedModelError, UnsafeModelError
+from steps.common.language_model.errors import DamagedModelError
 from steps.common.language_model.tokenizer import SpecialIds
 
 MANIFEST = "manifest.json"
-_ALLOWED = re.compile(
-    r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json"
-    r"|chat_template\.jinja|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-)
 
 
 def build_model(config: ModelConfig, vocab_size: int, special: SpecialIds, seed: int) -> Any:
@@ -78,28 +74,7 @@ def verify_model(folder: Path) -> None:
         UnsafeModelError: It holds something that could run code, or that nobody vouches for.
         DamagedModelError: A file is missing or differs from the manifest.
     """
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink():
-            raise UnsafeModelError(path.name, "symbolic links may point anywhere")
-        if not path.is_file():
-            raise UnsafeModelError(path.name, "a model is a flat folder of files")
-        if path.name != MANIFEST:
-            found[path.name] = path
-    for name in found:
-        if not _ALLOWED.fullmatch(name):
-            raise UnsafeModelError(name, "only safetensors, JSON and the chat template belong into a model folder")
-    expected = _read_manifest(folder)
-    for name in sorted(set(expected) | set(found)):
-        if name not in found:
-            raise DamagedModelError(name, "named in the manifest, but missing")
-        if name not in expected:
-            raise UnsafeModelError(name, "not named in the manifest")
-        if _sha256(found[name]) != expected[name]:
-            raise DamagedModelError(name, "digest differs from the manifest")
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
-        if name in found and '"auto_map"' in found[name].read_text():
-            raise UnsafeModelError(name, "auto_map would import code from the folder")
+    model_gate.check_model(folder, _read_manifest(folder), beside=frozenset({MANIFEST}))
 
 
 def load_model(folder: Path) -> Any:
