@@ -73,6 +73,13 @@ def test_a_bad_end_shows_the_last_lines(exit_code: int, end: str) -> None:
     assert found.reason.splitlines() == [f"line {n}" for n in range(80, 100)]
 
 
+@pytest.mark.parametrize(("status", "end"), [("cancelled", "stopped"), ("dead", "refused"), ("failed", "failed")])
+def test_a_driver_that_ended_because_the_run_was_given_up_says_so(status: str, end: str) -> None:
+    found = judge("FAILED", 1, json.dumps({"run_id": "r", "status": status, "reason": "why"}) + "\n")
+    assert isinstance(found, Outcome)
+    assert found.end == end
+
+
 def test_a_stopped_job_was_stopped_by_somebody() -> None:
     found = judge("STOPPED")
     assert isinstance(found, Outcome)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -280,6 +281,19 @@ def test_a_dashboard_that_gives_no_usable_answer_is_borne(world: World, mode: An
     assert world.airflow.task("tiny", f"outage-{mode}")["state"] == "deferred"
     world.gateway.mode = "through"
     found = world.airflow.wait("tiny", f"outage-{mode}", "success", "failed")
+    assert (found["state"], found["try_number"]) == ("success", 1)
+
+
+@pytest.mark.slow
+def test_a_minute_without_the_dashboard_is_borne(world: World) -> None:
+    world.begun("tiny", "minute")
+    world.gateway.mode = "refuse"
+    back_at = time.monotonic() + 60
+    world.release()
+    until("a minute", lambda: time.monotonic() > back_at)
+    assert world.airflow.task("tiny", "minute")["state"] == "deferred"
+    world.gateway.mode = "through"
+    found = world.airflow.wait("tiny", "minute", "success", "failed")
     assert (found["state"], found["try_number"]) == ("success", 1)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 WRONG_USE, WAITING = 2, 3
 TAIL_LINES = 20
+_GIVEN_UP = frozenset({"cancelled", "deleted", "dead"})
 
 End = Literal["succeeded", "suppressed", "failed", "killed", "lost", "unreachable", "stopped", "refused"]
 """How a job or run ended.
@@ -102,6 +103,8 @@ def judge_job(  # noqa: PLR0911 - a table, one line a case
     # A driver that was killed has no exit code, a negative one, or 128 + the signal of its shell.
     if exit_code is None or exit_code < 0 or exit_code > 128:
         return Outcome("killed", run_id, message or f"the driver ended with {exit_code}")
+    if told.get("status") in _GIVEN_UP and (over := judge_run(told, run_id)) is not None:
+        return over
     return Outcome("failed", run_id, tail or message)
 
 
