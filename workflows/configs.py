@@ -149,7 +149,60 @@ def smollm2() -> PipelineConfig:
     )
 
 
-RECIPES: Mapping[str, Callable[[], PipelineConfig]] = {recipe.__name__: recipe for recipe in (nano, tiny, smollm2)}
+def llama() -> PipelineConfig:
+    """A Llama of a billion weights on a cluster with GPUs: trained sharded (FSDP2), served by vLLM."""
+    return _recipe(
+        "llama",
+        {
+            "scrape": {
+                "source": "web",
+                "seeds": ["https://docs.python.org/3/"],
+                "max_pages": 100_000,
+                "num_fetchers": 8,
+            },
+            "version": {"name": "web"},
+            # The shape of Llama 3.2 1B.
+            "model": {
+                "vocab_size": 32_768,
+                "row_length": 4096,
+                "hidden_size": 2048,
+                "num_layers": 16,
+                "num_heads": 32,
+                "num_kv_heads": 8,
+                "intermediate_size": 8192,
+            },
+            "tune": {
+                "num_trials": 4,
+                "max_steps": 200,
+                "grace_steps": 50,
+                "rows_per_step": 16,
+                "rows_per_microbatch": 1,
+                "gpus_per_trial": 1,
+                "learning_rate": {"low": 1e-4, "high": 1e-3, "log": True},
+            },
+            "train": {
+                "model_name": "llama",
+                "num_steps": 10_000,
+                "rows_per_step": 256,
+                "rows_per_microbatch": 4,
+                "num_workers": 8,
+                "cpus_per_worker": 4.0,
+                "gpus_per_worker": 1,
+                "strategy": "fsdp",
+                "checkpoint_every_steps": 500,
+            },
+            "evaluate": {"max_documents": 500, "rows_per_microbatch": 1},
+            "deploy": {
+                "alias": "llama",
+                "serving": {"engine": "vllm", "replica_cpus": 4.0, "gpus_per_replica": 1, "ready_s": 900.0},
+            },
+        },
+    )
+
+
+RECIPES: Mapping[str, Callable[[], PipelineConfig]] = {
+    recipe.__name__: recipe for recipe in (nano, tiny, smollm2, llama)
+}
 
 
 def load(recipe: str | None, file: Path | None, overrides: Sequence[str]) -> PipelineConfig:

@@ -19,6 +19,7 @@ class ServingConfig(BaseModel):
     )
     num_replicas: int = Field(default=1, ge=1, description="Replicas of each model version.")
     replica_cpus: float = Field(default=0.2, gt=0, description="Logical CPUs that a replica holds in Ray's accounting.")
+    gpus_per_replica: int = Field(default=0, ge=0, description="GPUs of a replica; only the engine `vllm` uses any.")
     router_cpus: float = Field(default=0.1, gt=0, description="Logical CPUs that the router holds in Ray's accounting.")
     num_threads: int = Field(default=1, ge=1, description="Threads of torch in a replica.")
     max_batch: int = Field(default=8, ge=1, description="Requests that a replica generates for at the same time.")

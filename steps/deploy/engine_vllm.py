@@ -45,10 +45,14 @@ def vllm_application(storage: str, name: str, model: ReleasedModel, serving: Ser
     if serving.max_context is not None:
         # vLLM sizes histograms by it, and Ray's exporter needs them equal in champion and challenger.
         engine_kwargs["max_model_len"] = serving.max_context
+    bundle: dict[str, float] = {"CPU": serving.replica_cpus * 2}
+    if serving.gpus_per_replica:
+        bundle["GPU"] = 1
+        engine_kwargs["tensor_parallel_size"] = serving.gpus_per_replica
     config = LLMConfig(
         model_loading_config={"model_id": name, "model_source": str(folder)},
-        accelerator_config={"kind": "cpu"},
-        placement_group_config={"bundle_per_worker": {"CPU": serving.replica_cpus * 2}},
+        accelerator_config=None if serving.gpus_per_replica else {"kind": "cpu"},
+        placement_group_config={"bundle_per_worker": bundle},
         engine_kwargs=engine_kwargs,
         log_engine_metrics=True,
         experimental_configs={"stream_batching_interval_ms": 0},

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from steps.train.sharding import Strategy
+
 
 class TrainConfig(BaseModel):
     """How long, on how many workers, and under which name."""
@@ -24,6 +26,10 @@ class TrainConfig(BaseModel):
     rows_per_microbatch: int = Field(8, ge=1, description="Packed rows that a worker has in memory at once.")
     num_workers: int = Field(2, ge=1, description="Data-parallel workers.")
     cpus_per_worker: float = Field(1.0, gt=0, description="Logical CPUs that a worker takes.")
+    gpus_per_worker: int = Field(0, ge=0, le=1, description="GPUs that a worker takes; with one it speaks NCCL.")
+    strategy: Strategy = Field(
+        "ddp", description="ddp: each worker has the whole model. fsdp: each has a part (FSDP2), for large models."
+    )
     checkpoint_every_steps: int = Field(
         50, ge=1, description="Steps between training states in storage: the most work that a crash costs."
     )
@@ -41,5 +47,10 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"rows_per_step={self.rows_per_step} must be at least num_workers={self.num_workers}: "
                 "each worker takes a share of each step"
+            )
+        if self.strategy == "fsdp" and self.rows_per_step % self.num_workers:
+            raise ValueError(
+                f"num_workers={self.num_workers} must divide rows_per_step={self.rows_per_step}: "
+                "with strategy 'fsdp' the workers compute each row together"
             )
         return self

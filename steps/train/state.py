@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steps.train.sharding import like, whole
 from workflows.log import Blobs, Store, TreeRef, decode, encode
 
 _TENSORS = "state.safetensors"
@@ -81,13 +82,18 @@ class TrainedModel:
     state: TrainingState
 
 
-def save_tensors(model: Any, optimizer: Any, blobs: Blobs) -> TreeRef:
-    """Puts the weights that learn and the optimizer's moments into storage."""
+def gather_tensors(model: Any, optimizer: Any) -> dict[str, Any]:
+    """The weights that learn and the optimizer's moments, whole and on the CPU. Workers of a sharded model all ask."""
+    tensors = {f"model.{name}": whole(weight) for name, weight in learning_weights(model).items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": whole(tensor) for name, tensor in moments.items()}
+    return tensors
+
+
+def save_tensors(tensors: Mapping[str, Any], blobs: Blobs) -> TreeRef:
+    """Puts gathered tensors into storage."""
     from safetensors.torch import save_file
 
-    tensors = {f"model.{name}": weight.detach() for name, weight in learning_weights(model).items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     with tempfile.TemporaryDirectory(prefix="everloop-state-") as folder:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / _TENSORS)
         return blobs.put_tree(Path(folder))
@@ -102,12 +108,14 @@ def load_tensors(model: Any, optimizer: Any, blobs: Blobs, tree: TreeRef) -> Non
         tensors = load_file(blobs.fetch_tree(tree, Path(folder)) / _TENSORS)
     with torch.no_grad():
         for name, weight in learning_weights(model).items():
-            weight.copy_(tensors[f"model.{name}"])
+            weight.copy_(like(weight, tensors[f"model.{name}"]))
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, moment = name.split(".", 2)
-            moments.setdefault(int(index), {})[moment] = tensor
+            weight = weights[int(index)]
+            moments.setdefault(int(index), {})[moment] = like(weight, tensor) if tensor.ndim else tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -129,9 +129,13 @@ def train(
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config=task,
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers, resources_per_worker={"CPU": config.cpus_per_worker}
+            num_workers=config.num_workers,
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
+            if config.gpus_per_worker
+            else {"CPU": config.cpus_per_worker},
         ),
         run_config=RunConfig(
             name="train",

@@ -31,7 +31,17 @@ from steps.common.language_model.optimization import seed_step
 from steps.common.language_model.start import first_model
 from steps.train.config import TrainConfig
 from steps.train.errors import DivergedError
-from steps.train.state import CurvePoint, TrainedModel, TrainingState, WorkFolder, load_tensors, newest, save_tensors
+from steps.train.sharding import shard, unsharded, worker_device
+from steps.train.state import (
+    CurvePoint,
+    TrainedModel,
+    TrainingState,
+    WorkFolder,
+    gather_tensors,
+    load_tensors,
+    newest,
+    save_tensors,
+)
 
 MAX_CURVE_POINTS = 400
 PROGRESS_INTERVAL_S = 1.0
@@ -74,13 +84,15 @@ def train_on_worker(task: TrainTask) -> None:
         training.advance()
         at_end = training.step == task.config.num_steps
         if training.step % task.config.checkpoint_every_steps == 0 or at_end:
-            if rank == 0:
-                task.folder.put_state(training.save())
+            state = training.save()
+            if state is not None:
+                task.folder.put_state(state)
             # A barrier: no worker runs ahead of a state by more than one interval.
             ray.train.report({"step": training.step})
     heldout_loss = training.finish()
-    if rank == 0:
-        task.folder.put_result(training.result(heldout_loss))
+    result = training.result(heldout_loss)
+    if result is not None:
+        task.folder.put_result(result)
     ray.train.report({"step": training.step, "heldout_loss": heldout_loss})
 
 
@@ -109,7 +121,10 @@ class _Training:
         self._world_size = world_size
         self._rows = load_rows(task.folder.blobs, task.corpus.train)
         self._order = RowOrder(len(self._rows), task.config.seed)
-        self._model = first_model(task.model, task.corpus, task.folder.blobs, task.config.seed)
+        self._model = first_model(task.model, task.corpus, task.folder.blobs, task.config.seed).to(worker_device())
+        self._is_sharded = task.config.strategy == "fsdp" and world_size > 1
+        if self._is_sharded:
+            shard(self._model)
         self._optimizer = make_optimizer(self._model, task.params)
         self._parallel: Any = self._model
         self._curve: list[CurvePoint] = []
@@ -130,7 +145,7 @@ class _Training:
             self._pending = list(state.pending)
             self._num_tokens = state.num_tokens
             self._seconds_before = state.seconds
-        if self._world_size > 1:
+        if self._world_size > 1 and not self._is_sharded:
             from ray.train.torch import prepare_model
 
             self._parallel = prepare_model(self._model, parallel_strategy_kwargs={"broadcast_buffers": False})
@@ -167,8 +182,13 @@ class _Training:
             self._pending.clear()
         self._show(loss)
 
-    def save(self) -> TrainingState:
-        """Puts the tensors into storage and gives the state that names them."""
+    def save(self) -> TrainingState | None:
+        """Puts the tensors into storage and gives the state that names them; None on all workers but the first."""
+        if self._rank > 0 and not self._is_sharded:
+            return None
+        tensors = gather_tensors(self._model, self._optimizer)
+        if self._rank > 0:
+            return None
         config = self._task.config
         cursor = self.step * config.rows_per_step
         return TrainingState(
@@ -180,7 +200,7 @@ class _Training:
             seconds=self._seconds_before + time.monotonic() - self._started_at,
             curve=tuple(self._curve),
             pending=tuple(self._pending),
-            tensors=save_tensors(self._model, self._optimizer, self._task.folder.blobs),
+            tensors=save_tensors(tensors, self._task.folder.blobs),
         )
 
     def finish(self) -> float:
@@ -191,30 +211,39 @@ class _Training:
         self._final.eval()
         heldout = load_rows(self._task.folder.blobs, self._task.corpus.heldout)
         own: PackedRows = heldout.select(share(np.arange(len(heldout)), self._rank, self._world_size))
-        total, num_tokens = self._sum(*total_loss(self._final, own, self._task.config.rows_per_microbatch))
+        size = self._task.config.rows_per_microbatch
+        part = total_loss(self._final, own, size)
+        most = -(-len(heldout) // self._world_size)
+        if self._is_sharded and -(-len(own) // size) < -(-most // size):
+            total_loss(self._final, heldout.select(slice(0, 1)), 1)  # the others need this worker's part of the weights
+        total, num_tokens = self._sum(*part)
         return total / max(1.0, num_tokens)
 
-    def result(self, heldout_loss: float) -> TrainedModel:
-        """Puts the model folder into storage."""
+    def result(self, heldout_loss: float) -> TrainedModel | None:
+        """Puts the model folder into storage; None on all workers but the first."""
+        state = self.save()
+        final = unsharded(self._final) if self._is_sharded else self._final
+        if state is None:
+            return None
         blobs, corpus = self._task.folder.blobs, self._task.corpus
         with tempfile.TemporaryDirectory(prefix="everloop-model-") as name:
             tokenizer = blobs.fetch_tree(corpus.tokenizer, Path(name) / "tokenizer")
             files = {path.name: path.read_bytes() for path in sorted(tokenizer.iterdir())}
-            save_model(self._final, files, Path(name) / "model")
+            save_model(final, files, Path(name) / "model")
             tree = blobs.put_tree(Path(name) / "model")
         return TrainedModel(
             identity=self._task.identity,
             model=tree,
-            num_parameters=num_parameters(self._final),
+            num_parameters=num_parameters(final),
             heldout_loss=heldout_loss,
-            state=self.save(),
+            state=state,
         )
 
     def _sum(self, *values: float) -> list[float]:
         """Sums of values over all workers."""
         import torch
 
-        totals = torch.tensor(values, dtype=torch.float64)
+        totals = torch.tensor(values, dtype=torch.float64, device=worker_device())
         if self._world_size > 1:
             torch.distributed.all_reduce(totals)
         return [float(total) for total in totals]
@@ -232,4 +261,4 @@ def _randomize(model: Any, seed: int) -> None:
     torch.manual_seed(seed + 1)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.normal_(0.0, 0.5)
+            getattr(weight, "to_local", lambda weight=weight: weight)().normal_(0.0, 0.5)

@@ -48,6 +48,7 @@ class TuneConfig(BaseModel):
         32, ge=1, description="Packed rows of the training split kept from the trials to judge them; a quarter at most."
     )
     max_concurrent_trials: int = Field(2, ge=1, description="Trials at the same time, one CPU each.")
+    gpus_per_trial: int = Field(0, ge=0, le=1, description="GPUs that a trial takes.")
     max_failures: int = Field(2, ge=0, description="Restarts of a trial whose worker died.")
     seed: int = Field(0, ge=0, description="Of first weights, row order and proposals.")
     learning_rate: Range = Field(

@@ -181,7 +181,7 @@ def sweep(
     )
     with _quiet_tune():
         tuner = tune.Tuner(
-            tune.with_resources(partial(train_trial, task=task), {"CPU": 1}),
+            tune.with_resources(partial(train_trial, task=task), {"CPU": 1, "GPU": config.gpus_per_trial}),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=make_scheduler(config, journal.finished),

@@ -50,7 +50,8 @@ def train_trial(params: dict[str, Any], *, task: TrialTask) -> None:
     learned, judged = split_rows(len(rows), config.validation_rows, config.seed)
     train, validation = rows.select(learned), rows.select(judged)
     hyperparameters = Hyperparameters.of(params)
-    model = first_model(task.model, task.corpus, task.blobs, config.seed)
+    device = "cuda" if config.gpus_per_trial else "cpu"
+    model = first_model(task.model, task.corpus, task.blobs, config.seed).to(device)
     optimizer = make_optimizer(model, hyperparameters)
     order = RowOrder(len(train), config.seed)
     for step in range(config.max_steps):

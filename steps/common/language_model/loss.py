@@ -20,7 +20,8 @@ def token_losses(model: Any, rows: PackedRows) -> torch.Tensor:
     """
     import torch
 
-    tokens, positions, is_target = as_tensors(rows)
+    device = next(model.parameters()).device
+    tokens, positions, is_target = (tensor.to(device) for tensor in as_tensors(rows))
     # No attention mask: with one, Transformers would not look at the positions and windows would see each other.
     logits = model(input_ids=tokens, position_ids=positions, attention_mask=None, use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(
@@ -48,7 +49,7 @@ def document_losses(model: Any, rows: PackedRows, num_documents: int, rows_per_b
     with torch.inference_mode():
         for start in range(0, len(rows), rows_per_batch):
             batch = rows.select(slice(start, start + rows_per_batch))
-            losses = token_losses(model, batch).double().numpy()
+            losses = token_losses(model, batch).double().cpu().numpy()
             known = batch.documents != NO_DOCUMENT
             np.add.at(totals, batch.documents[known], losses[known])
     return totals

@@ -87,7 +87,8 @@ def train_step(
 
     The gradient is that of the mean over all tokens of the global batch, whatever the number of workers: each worker
     sums its tokens and divides by the global count, and `world_size` undoes the averaging of
-    `DistributedDataParallel`.
+    `DistributedDataParallel` and of `fully_shard`. Workers of a sharded model compute together, so they must have
+    equally many rows.
 
     Returns:
         This worker's part of the global mean loss; the parts of all workers add up to it.
@@ -103,7 +104,9 @@ def train_step(
     total = 0.0
     for number, rows in enumerate(pieces):
         last = number == len(pieces) - 1
-        with nullcontext() if last or world_size == 1 else model.no_sync():
+        if hasattr(model, "set_requires_gradient_sync"):
+            model.set_requires_gradient_sync(last)
+        with model.no_sync() if hasattr(model, "no_sync") and not last else nullcontext():
             loss = token_losses(model, corpus.select(rows)).sum() / num_tokens
             (loss * world_size).backward()
         total += float(loss.detach())

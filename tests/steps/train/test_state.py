@@ -18,7 +18,7 @@ from steps.common.language_model import (
 from steps.common.language_model.order import RowOrder
 from steps.train import TrainConfig
 from steps.train.errors import DivergedError, UnfinishedError
-from steps.train.state import CurvePoint, TrainingState, WorkFolder, load_tensors, newest, save_tensors
+from steps.train.state import CurvePoint, TrainingState, WorkFolder, gather_tensors, load_tensors, newest, save_tensors
 from steps.train.training import curve_json, smoothed_loss, training_identity
 from workflows.log import Blobs, TreeRef, open_store
 
@@ -55,14 +55,16 @@ def test_weights_and_moments_come_back_bit_for_bit(learning_storage: str, small_
     model = build_model(small_model, 320, SPECIAL, 0)
     optimizer = make_optimizer(model, Hyperparameters())
     advance(model, optimizer, rows, range(3))
-    tree = save_tensors(model, optimizer, blobs)
+    tree = save_tensors(gather_tensors(model, optimizer), blobs)
     advance(model, optimizer, rows, range(3, 6))
 
     resumed = build_model(small_model, 320, SPECIAL, 1)
     resumed_optimizer = make_optimizer(resumed, Hyperparameters())
     load_tensors(resumed, resumed_optimizer, blobs, tree)
     advance(resumed, resumed_optimizer, rows, range(3, 6))
-    assert save_tensors(resumed, resumed_optimizer, blobs) == save_tensors(model, optimizer, blobs)
+    assert save_tensors(gather_tensors(resumed, resumed_optimizer), blobs) == save_tensors(
+        gather_tensors(model, optimizer), blobs
+    )
     for name, weight in model.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], weight)
     assert set(blobs.tree(tree)) == {"state.safetensors"}
