@@ -39,6 +39,9 @@ from workflows.outbox import Dispatched, Dispatcher, OutboxSettings, SettingsErr
 from workflows.pipeline import connect, converge_all
 
 INTERVAL_S = 10.0
+STOP_S = 5.0
+"""How long a reconciler that is told to stop waits for deliveries under way; what is cut off is sent again."""
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -241,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             well = reconciler.wait()
             return DONE if well and not done.problems else FAILED
         if stop.wait(arguments.interval_s):
+            reconciler.dispatcher.wait(STOP_S)
             return DONE
 
 

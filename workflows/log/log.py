@@ -191,9 +191,7 @@ class Log(Generic[S]):
                         return None
                     fresh = True
                     continue
-                if self._tell is not None and not draft.notify and (told := self._tell(self._state, draft)):
-                    draft = replace(draft, notify=tuple(each.to_json() for each in told))
-                draft_record = self._record(draft)
+                draft_record = self._record(self._with_notices(draft))
                 data = seal(self.name, draft_record)
                 # Fold what readers will read: a tuple has become a list, and the caller's dict is not shared.
                 record = unseal(self.name, self._length, data, self._head)
@@ -251,6 +249,17 @@ class Log(Generic[S]):
         self._state = self._fold.apply(self._state, record)
         self._head = digest(data)
         self._length = record.index + 1
+
+    def _with_notices(self, draft: Draft) -> Draft:
+        if self._tell is None or draft.notify:
+            return draft
+        try:
+            told = self._tell(self._state, draft)
+        except Exception:
+            # That it happened matters more than that somebody is told.
+            _logger.exception("log %s: nobody is told of this %s", self.name, draft.kind)
+            return draft
+        return replace(draft, notify=tuple(each.to_json() for each in told)) if told else draft
 
     def _record(self, draft: Draft) -> Record:
         return Record(

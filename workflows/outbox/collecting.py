@@ -108,6 +108,7 @@ class Collector:
         self._now = now
         self._read: dict[str, int] = {}
         self._origins: dict[str, str] = {}
+        self._corrupt: set[str] = set()
 
     def collect(self) -> int:
         """Records what is new, and returns how many notifications that were."""
@@ -146,7 +147,9 @@ class Collector:
                     look.found += notifications_of(name, record)
         except (CorruptRecord, UnsupportedFormat) as error:
             # What comes before is good; what comes after is not read before somebody repairs the log.
-            _logger.warning("outbox: %s", error)
+            if name not in self._corrupt:
+                self._corrupt.add(name)
+                _logger.warning("outbox: what follows in this log is not told: %s", error)
         return look if look.end > start or start > self._read.get(name, 0) else None
 
     def _first_since(self, name: str, since: float) -> int:
@@ -155,7 +158,7 @@ class Collector:
         """
         first = last = 0
         for info in self._store.list(name):
-            number = info.key.rpartition("/")[2].removesuffix(".json")
+            number = info.key.removeprefix(f"{name}/").removesuffix(".json")
             if not number.isdigit():
                 break
             last = int(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -182,3 +183,15 @@ def test_a_burst_larger_than_a_record_is_taken_whole(store: Store, sink: Sink) -
     for _ in range(450):
         many.append(lambda _: Draft("told", {"at": time.time()}, notify=(NOTE.to_json(),)))
     assert Dispatcher(store, [sink.receiver()]).round().found == 450
+
+
+def test_an_old_log_with_snapshots_is_looked_through_to_its_end(store: Store, sink: Sink) -> None:
+    old = time.time() - 2 * LOOK_BACK_S
+    log = Log(store, "releases/demo", Count())
+    for number in range(1000):
+        log.append(lambda _, number=number: Draft("told", {"at": old, "n": number}))
+    assert any("snapshots" in info.key for info in store.list("releases/demo"))
+    for info in list(store.list("releases/demo")):
+        os.utime(store.uri.removeprefix("file://") + "/" + info.key, (old, old))
+    write(store, "releases/demo", "told", NOTE)
+    assert rounds(Dispatcher(store, [sink.receiver()])) == 1
