@@ -293,7 +293,7 @@ def prometheus(make_site: Callable[..., Any], tmp_path_factory: pytest.TempPathF
     ]
     (targets / "endpoint.json").write_text(json.dumps(found))
     site.run("up", "--only", "minio,triggers,prometheus")
-    key = site.told("env")["EVERLOOP_DOOR_KEY"]
+    key = site.told("env")["EVERLOOP_API_KEY"]
 
     def drive() -> None:
         while not over.wait(0.5):

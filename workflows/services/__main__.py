@@ -20,6 +20,7 @@ from workflows.engine.head import state_folder
 from workflows.services.config import load_config
 from workflows.services.display import live, status_table
 from workflows.services.errors import ServicesConfigError, ServicesError
+from workflows.services.principals_file import write_principals
 from workflows.services.secret_file import owner
 from workflows.services.service import Service
 from workflows.services.site import Site, open_site
@@ -116,9 +117,10 @@ def _ports(found: dict[str, int], as_json: bool) -> int:
 
 
 def _env(site: Site, as_json: bool) -> int:
-    found = site.loop_environment()
+    write_principals(site)
+    found = site.loop_environment(owner())
     if "triggers" in site.names:
-        found |= {"EVERLOOP_DOOR": site.url("triggers"), "EVERLOOP_DOOR_KEY": site.secrets.api_keys[owner()]}
+        found["EVERLOOP_DOOR"] = site.url("triggers")
     if as_json:
         _say(json.dumps(found))
     else:

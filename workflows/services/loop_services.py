@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from workflows.access import key_digest
 from workflows.services.config import HOST
-from workflows.services.secret_file import ROLES, owner, write_private
+from workflows.services.principals_file import write_principals
+from workflows.services.secret_file import RUNNER, write_private
 from workflows.services.service import Daemon, Launch, answers
-from workflows.services.site import Site
 from workflows.services.toml_text import toml_text
 
 
@@ -20,8 +20,7 @@ class Triggers(Daemon):
     after = ("minio",)
 
     def launch(self) -> Launch:
-        principals, settings = self.folder / "principals.toml", self.folder / "settings.toml"
-        write_private(principals, _principals(self.site))
+        principals, settings = write_principals(self.site), self.folder / "settings.toml"
         document = {
             "storage": self.site.storage,
             "host": HOST,
@@ -34,7 +33,7 @@ class Triggers(Daemon):
         }
         write_private(settings, toml_text(document))
         command = [sys.executable, "-m", "triggers", "--settings", str(settings)]
-        return Launch(command, self.site.loop_environment(), [settings, principals])
+        return Launch(command, self.site.loop_environment(RUNNER), [settings, principals])
 
     def problem(self) -> str:
         return answers(f"{self.site.url('triggers')}/readyz")
@@ -48,28 +47,32 @@ class Reconciler(Daemon):
     after = ("minio", "mlflow", "ray")
 
     def launch(self) -> Launch:
+        settings = self.folder / "settings.toml"
+        principals = write_principals(self.site)
+        document = {
+            "public_url": self.site.url("triggers"),
+            "principals": str(principals),
+            "notify": self._receivers(),
+        }
+        write_private(settings, toml_text(document))
         command = [sys.executable, "-m", "workflows.reconcile", "--storage", self.site.storage]
-        command += ["--metrics-port", str(self.site.config.ports.reconciler)]
+        command += ["--settings", str(settings), "--metrics-port", str(self.site.config.ports.reconciler)]
         command += ["--interval-s", str(self.site.config.reconciler.interval_s)]
-        return Launch(command, self.site.loop_environment())
+        return Launch(command, self.site.loop_environment(RUNNER), [settings, principals])
+
+    def _receivers(self) -> list[dict[str, Any]]:
+        """n8n, which has one flow for approvals and one for all else."""
+        if "n8n" not in self.site.names:
+            return []
+        common = {
+            "secret": self.site.secrets.webhooks["Service::n8n"],
+            "headers": {"x-everloop-token": self.site.secrets.n8n_token},
+        }
+        hook = f"{self.site.url('n8n')}/webhook"
+        return [
+            {"name": "n8n-notify", "url": f"{hook}/everloop-notify", "events": ["*", "!approval.requested"], **common},
+            {"name": "n8n-approve", "url": f"{hook}/everloop-approve", "events": ["approval.requested"], **common},
+        ]
 
     def problem(self) -> str:
         return answers(f"{self.site.url('reconciler')}/metrics")
-
-
-def _principals(site: Site) -> str:
-    """The directory of principals: the person here is the admin, each program has its one role."""
-    entries = []
-    for subject, key in site.secrets.api_keys.items():
-        kind, _, name = subject.partition("::")
-        entries.append(
-            {
-                "kind": kind,
-                "id": name,
-                "roles": list(("admin",) if subject == owner() else ROLES.get(subject, ())),
-                "team": "local",
-                "clearance": "restricted" if kind == "Person" else "internal",
-                "api_keys": [key_digest(key)],
-            }
-        )
-    return toml_text({"principal": entries})

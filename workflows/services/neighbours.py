@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 import time
 import urllib.request
 from abc import abstractmethod
@@ -16,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from workflows.engine.head import BROKER_ACCESS_KEY, BROKER_SECRET_KEY
 from workflows.services import process
 from workflows.services.errors import NotHealthy, PortTaken
 from workflows.services.secret_file import write_private
@@ -113,11 +116,13 @@ class Airflow(Neighbour):
         return ()
 
     def variables(self) -> Mapping[str, str]:
+        python = self._python()
         kept = {name: os.environ[name] for name in ("EVERLOOP_AIRFLOW_VENV",) if name in os.environ}
         return kept | {
             "EVERLOOP_STATE": str(self.site.state),
             "EVERLOOP_STORAGE": self.site.storage,
             "EVERLOOP_RECIPE": self.site.config.loop.recipe or "tiny",
+            "EVERLOOP_PYTHON": str(python),
             "EVERLOOP_AIRFLOW_STATE": str(self.folder),
             "EVERLOOP_AIRFLOW_PORT": str(self.site.config.ports.airflow),
             "EVERLOOP_DOOR_URL": self.site.url("triggers"),
@@ -132,6 +137,20 @@ class Airflow(Neighbour):
             parts: dict[str, Any] = json.load(answer)
         unwell = [name for name, part in parts.items() if part.get("status") not in ("healthy", None)]
         return f"unwell: {', '.join(unwell)}" if unwell else ""
+
+    def _python(self) -> Path:
+        """The interpreter of the drivers that Airflow submits: it knows who they act as.
+
+        A key among a job's environment variables would stand in Airflow's pages and in Ray's.
+        """
+        secret = ("EVERLOOP_PRINCIPALS", "EVERLOOP_API_KEY", BROKER_ACCESS_KEY, BROKER_SECRET_KEY)
+        known = self.site.loop_environment("Service::airflow")
+        exports = [f"export {name}={shlex.quote(known[name])}" for name in secret if name in known]
+        path = self.folder / "python"
+        lines = ["#!/bin/sh", *exports, f'exec {shlex.quote(sys.executable)} "$@"']
+        write_private(path, "\n".join(lines) + "\n")
+        path.chmod(0o700)
+        return path
 
     def missing(self) -> str:
         venv = Path(os.environ.get("EVERLOOP_AIRFLOW_VENV", self.folder / "venv"))

@@ -13,7 +13,7 @@ from workflows.engine.head import find
 from workflows.log import open_store
 from workflows.services.config import HOST
 from workflows.services.ray_head import environment
-from workflows.services.secret_file import write_private
+from workflows.services.secret_file import RUNNER, write_private
 from workflows.services.service import Daemon, Launch, answers, program, write_if_changed
 from workflows.services.site import PROJECT, Site
 
@@ -25,6 +25,7 @@ class Prometheus(Daemon):
 
     name = "prometheus"
     port = "prometheus"
+    after = ("ray",)
     port_advice = "Debian starts one of its own after installation: systemctl disable --now prometheus"
 
     def launch(self) -> Launch:
@@ -114,7 +115,7 @@ def follow_ray(site: Site, folder: Path) -> None:
 
 def follow_endpoint(site: Site, folder: Path) -> None:
     """Points to the endpoint of the models, as the storage records it."""
-    with environment(site.loop_environment()):
+    with environment(site.loop_environment(RUNNER)):
         url = recorded_endpoint(open_store(site.storage))
     if url is not None:
         parts = urlsplit(url)

@@ -17,9 +17,17 @@ from workflows.log import AlreadyExists, open_store
 from workflows.services import process
 from workflows.services.config import HOST
 from workflows.services.errors import NotHealthy
+from workflows.services.principals_file import write_principals
+from workflows.services.secret_file import RUNNER
 from workflows.services.service import Service, Status, answers
 
-_STARTUP_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI", "EVERLOOP_STATE")
+_STARTUP_VARIABLES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_URI",
+    "EVERLOOP_STATE",
+    "EVERLOOP_API_KEY",
+)
 
 
 class RayHead(Service):
@@ -35,7 +43,8 @@ class RayHead(Service):
     def up(self) -> Literal["left", "started", "restarted"]:
         found = ray_head.find(self.site.state)
         done: Literal["left", "started", "restarted"] = "left"
-        with environment(self.site.loop_environment()):
+        write_principals(self.site)
+        with environment(self.site.loop_environment(RUNNER)):
             if found is not None and self._stale(found):
                 ray_head.stop(self.site.state)
                 found, done = None, "restarted"
@@ -82,7 +91,7 @@ class RayHead(Service):
         """Whether it was started for others: without an interface for jobs, or to find other services."""
         if not found.dashboard:
             return True
-        wanted = self.site.loop_environment()
+        wanted = self.site.loop_environment(RUNNER)
         for pid in found.processes:
             with suppress(OSError):
                 entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

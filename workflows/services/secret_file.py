@@ -27,9 +27,13 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "Service::minio": ("signaller",),
     "Service::n8n": ("scheduler",),
     "Service::prometheus": ("scheduler",),
+    "Service::runner": ("runner",),
     "CI::push": ("pusher",),
 }
 """Roles at the HTTP door by service; the person who runs the services is its admin."""
+
+RUNNER = "Service::runner"
+"""Who drives runs that no person has started at a terminal: the reconciler's, the door's, Airflow's."""
 
 SIGNERS = ("Service::n8n", "Service::alertmanager", "Service::minio", "Service::push", "Service::airflow")
 """Who may sign a webhook."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workflows.engine.head import BROKER_ACCESS_KEY, BROKER_SECRET_KEY
 from workflows.services.config import HOST, ServicesConfig
 from workflows.services.secret_file import Secrets, load_secrets
 
@@ -48,12 +49,26 @@ class Site:
         """Address of a service."""
         return f"http://{HOST}:{getattr(self.config.ports, name)}"
 
-    def loop_environment(self) -> dict[str, str]:
-        """What a command of the loop needs in order to find these services."""
-        found = {"EVERLOOP_STATE": str(self.state), "EVERLOOP_STORAGE": self.storage}
+    @property
+    def principals(self) -> Path:
+        """The directory of principals."""
+        return self.state / "services" / "principals.toml"
+
+    def loop_environment(self, subject: str) -> dict[str, str]:
+        """What a command of the loop needs in order to find these services, and to be known to them as somebody.
+
+        The bucket's keys are also the broker's: with them a runner asks for credentials that fit one step each.
+        """
+        found = {
+            "EVERLOOP_STATE": str(self.state),
+            "EVERLOOP_STORAGE": self.storage,
+            "EVERLOOP_PRINCIPALS": str(self.principals),
+            "EVERLOOP_API_KEY": self.secrets.api_keys[subject],
+        }
         if "minio" in self.names:
             user, password = self.secrets.minio_loop
             found |= {"AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": password, "AWS_REGION": "us-east-1"}
+            found |= {BROKER_ACCESS_KEY: user, BROKER_SECRET_KEY: password}
         if "mlflow" in self.names:
             found["MLFLOW_TRACKING_URI"] = self.url("mlflow")
         return found
