@@ -24,6 +24,7 @@ from steps.train import TrainConfig
 from steps.tune import TuneConfig
 from steps.validate import ValidateConfig
 from steps.version import VersionConfig
+from workflows.log.redaction import passwords_in
 
 
 class ConfigError(ValueError):
@@ -250,6 +251,7 @@ def changed(
         _merge(given, _nested(keys, _value(text)))
     if "seeds" in given.get("scrape", {}) and "source" not in given["scrape"]:
         values.get("scrape", {}).pop("source", None)  # seeds mean the web, whatever the recipe crawls
+    _refuse_passwords(given)
     _merge(values, given)
     try:
         return PipelineConfig.model_validate(values)
@@ -267,6 +269,19 @@ def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
             _merge(target[key], value)
         else:
             target[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _refuse_passwords(given: Mapping[str, Any]) -> None:
+    """A config stands in the journal for good, where everybody reads it who can read the storage."""
+    stack: list[tuple[str, Any]] = [("", given)]
+    while stack:
+        key, value = stack.pop()
+        if isinstance(value, Mapping):
+            stack.extend((f"{key}.{name}".lstrip("."), entry) for name, entry in value.items())
+        elif isinstance(value, list):
+            stack.extend((key, entry) for entry in value)
+        elif isinstance(value, str) and any(passwords_in(value)):
+            raise ConfigError(f"{key}: a password in a URL would be recorded; put it into the environment instead")
 
 
 def _nested(keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from workflows.engine.graph import capture, decoded_arguments, is_node
 from workflows.engine.packing import pack
 from workflows.engine.step import Caught, resolve_step
 from workflows.log import JSON, BlobRef, Blobs, Buffer, Fenced, LogError, Store, decode, encode, failpoint, open_store
+from workflows.log.redaction import Redactor, environment_secrets, redact_handlers
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
@@ -127,6 +128,15 @@ def use_recorded_code(storage: str, sha256: str) -> None:
     importlib.invalidate_caches()
 
 
+@cache
+def redacted_logging() -> Redactor:
+    """Has what this process logs go without the secrets in its environment; gives what takes them out."""
+    redactor = Redactor(environment_secrets(os.environ))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    redact_handlers(redactor, logging.getLogger())
+    return redactor
+
+
 def run_attempt(payload: bytes) -> bytes:
     """Runs an attempt; gives `{"kind", "value", "retryable"}` as JSON (see `schedule.Outcome`)."""
     attempt = Attempt(*pickle.loads(payload))  # noqa: S301 - from our own runner, over Ray's authenticated channel
@@ -142,6 +152,7 @@ def run_attempt(payload: bytes) -> bytes:
         origin=attempt.origin,
         length=attempt.length,
     )
+    redacted_logging()
     watch = _watch()
     watch.enter(context, attempt.fence_interval_s)
     try:
@@ -195,9 +206,10 @@ def _encoded(value: Any, step: Any, attempt: Attempt, blobs: Blobs) -> JSON:
 def failure_of(error: BaseException, kind: str = "error") -> StepFailure:
     """An error as data, bounded: a record must not grow with what a program happens to say."""
     cls = type(error)
-    text = "".join(traceback.format_exception(error))
+    redactor = redacted_logging()
+    message, text = redactor.text(str(error)), redactor.text("".join(traceback.format_exception(error)))
     return StepFailure(
-        f"{cls.__module__}:{cls.__qualname__}", str(error)[:MAX_MESSAGE_CHARS], text[-MAX_TRACEBACK_CHARS:], kind
+        f"{cls.__module__}:{cls.__qualname__}", message[:MAX_MESSAGE_CHARS], text[-MAX_TRACEBACK_CHARS:], kind
     )
 
 
