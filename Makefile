@@ -35,7 +35,7 @@ up: .venv/.synced  ## everything around the loop: MinIO, MLflow, Ray, the door, 
 
 down: .venv/.synced  ## stop what `make up` started, and the local Ray that a run left answering
 	$(RUN) python -m workflows.services down
-	$(RUN) python -m workflows.run --down $(ARGS)
+	$(RUN) env -u EVERLOOP_STORAGE python -m workflows.run --down $(ARGS)
 
 test: .venv/.synced  ## the fast tests, under 10 minutes on 2 cores
 	$(RUN) pytest -m "not (slow or chaos or services or cluster or browser or alibi or e2e)" $(ARGS)

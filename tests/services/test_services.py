@@ -19,6 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from workflows.engine.claims import start_time
+from workflows.engine.head import find
 
 pytestmark = pytest.mark.services
 
@@ -216,3 +217,30 @@ def _marked(state: Path) -> list[str]:
             if f"EVERLOOP_SERVICE={state}".encode() in environment:
                 found.append(entry.name)
     return found
+
+
+def test_runs_attach_to_the_ray_head_that_up_starts(make_site: Callable[..., Any]) -> None:
+    other = make_site()
+    assert other.told("up", "--only", "ray")[0]["step"] == "started"
+    found = find(other.state)
+    assert found is not None
+    assert other.statuses()["ray"]["state"] == "healthy"
+    assert other.statuses()["ray"]["memory_bytes"] > 2**20
+
+    assert other.told("up", "--only", "ray")[0]["step"] == "left"
+    assert find(other.state) == found
+    # Jobs of Airflow are handed in here, and only with the token.
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        asked(f"{found.dashboard}/api/jobs/")
+    assert asked(f"{found.dashboard}/api/jobs/", key=Path(found.token_file).read_text().strip()) == []
+    assert asked_storage(other, "serving/endpoint.json")["port"] == other.ports["endpoint"]
+
+    os.kill(max(map(int, found.processes)), signal.SIGKILL)
+    eventually(lambda: other.statuses(ok=False)["ray"]["state"] == "died", "the death of the head")
+    assert other.told("up", "--only", "ray")[0]["step"] == "started"
+    assert other.told("down")["ray"] is True
+    assert find(other.state) is None
+
+
+def asked_storage(site: Any, key: str) -> Any:
+    return json.loads((site.state / "storage" / key).read_text())

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -58,6 +59,8 @@ def start(
             stderr=log,
             start_new_session=True,
         )
+    # Reaped when it ends, should this process live longer.
+    threading.Thread(target=process.wait, name=f"wait-{folder.name}", daemon=True).start()
     started = Started(process.pid, start_time(process.pid) or 0, time.time(), digest)
     temporary = folder / "pid.new"
     temporary.write_text(json.dumps(asdict(started)), encoding="utf-8")
