@@ -17,10 +17,10 @@ def test_a_dataset_gives_its_size_and_what_changed() -> None:
 
 
 def test_an_evaluation_gives_verdict_rival_interval_and_reason() -> None:
+    difference = Interval(estimate=-0.0213, low=-0.034, high=-0.009, confidence=0.95)
     evaluation = Evaluation(
         verdict="promote", reasons=("better on held-out documents",), challenger="8", champion="7", perplexity=3.0,
-        champion_perplexity=3.2, loss_difference=Interval(estimate=-0.0213, low=-0.034, high=-0.009, confidence=0.95), num_documents=120,
-        scores=BLOB, samples=(),
+        champion_perplexity=3.2, loss_difference=difference, num_documents=120, scores=BLOB, samples=(),
     )  # fmt: skip
     assert evaluation.headline() == (
         "verdict promote for version 8 against version 7, -0.0213 nats per byte "
