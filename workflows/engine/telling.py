@@ -7,6 +7,7 @@ has a method `headline() -> str` is quoted. What a run was labelled with at its 
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ class RunTeller:
     def __init__(self, run_id: str, fold: RunFold) -> None:
         self._run_id = run_id
         self._fold = fold
+        self._where = f"--storage {shlex.quote(fold.blobs.store.uri)}"
         self._tell: Mapping[str, Callable[[RunState, Mapping[str, Any]], Sequence[Notification]]] = {
             "claimed": self._claimed,
             "advanced": self._advanced,
@@ -78,7 +80,7 @@ class RunTeller:
         until = "" if wait.due_at is None else f" Without an answer by {_moment(wait.due_at)} it is a no."
         text = (
             f"The run waits for a person to decide {wait.name!r}.{until}{_quoted(found)} "
-            f"By command: python -m workflows.runs approve {self._run_id} {wait.name} --by WHO [--reject]"
+            f"By command: python -m workflows.runs approve {self._run_id} {wait.name} --by WHO [--reject] {self._where}"
         )
         return self._note(
             "approval.requested",
@@ -139,7 +141,7 @@ class RunTeller:
         first_line = (str(error).splitlines() or [""])[0][:300] if error else ""
         text = (
             f"Step {data['step']} failed at attempt {step.attempts}: {(first_line or data['reason']).rstrip('.')}. "
-            f"{_finished(state)} Go on with it, nothing finished is repeated: {_resume(self._run_id)}"
+            f"{_finished(state)} Go on with it, nothing finished is repeated: {self._resume()}"
         )
         title = f"Run {self._run_id} failed at step {data['step']}"
         kind = error.kind if error else ""
@@ -149,7 +151,7 @@ class RunTeller:
         stuck = ", ".join([*state.running, *state.ready][:5])
         text = (
             f"It was {data['reason']}{f' (at {stuck})' if stuck else ''}, so nobody resumes it by itself any more. "
-            f"{_finished(state)} Look at the last lines of its log, then: {_resume(self._run_id)}"
+            f"{_finished(state)} Look at the last lines of its log, then: {self._resume()}"
         )
         title = f"Run {self._run_id} was given up"
         return (self._note("run.dead", "critical", title, text, state, reason=data["reason"]),)
@@ -176,6 +178,9 @@ class RunTeller:
             alias=str(labels.pop("alias", "")),
             facts={**labels, **facts},
         )
+
+    def _resume(self) -> str:
+        return f"python -m workflows.run --resume {self._run_id} {self._where}"
 
     def _findings(self, state: RunState) -> Iterator[tuple[str, str]]:
         """What the results of the steps say of themselves, by step. Never fails: the record matters more."""
@@ -223,10 +228,6 @@ def _finished(state: RunState) -> str:
 
 def _quoted(findings: Sequence[tuple[str, str]]) -> str:
     return "".join(f" {name}: {headline.rstrip('.')}." for name, headline in findings)
-
-
-def _resume(run_id: str) -> str:
-    return f"python -m workflows.run --resume {run_id}"
 
 
 def _moment(at: float) -> str:

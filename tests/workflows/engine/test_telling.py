@@ -82,7 +82,7 @@ def test_a_failure_names_the_step_the_error_and_the_command_that_goes_on(engine:
     note = told(engine, runner.run_id)[-1]
     assert (note["event"], note["severity"]) == ("run.failed", "critical")
     assert "the first time it fails" in note["text"]
-    assert f"python -m workflows.run --resume {runner.run_id}" in note["text"]
+    assert f"python -m workflows.run --resume {runner.run_id} --storage {engine.store.uri}" in note["text"]
     assert note["facts"]["step"] in note["title"]
 
 
