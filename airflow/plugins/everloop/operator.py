@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from everloop.attempts import Attempt, TooManyAttempts, attach
 from everloop.connections import find_by
 from everloop.door import Door
+from everloop.endpoint import Endpoint
 from everloop.errors import EverloopError, Refused, Unreachable
 from everloop.follow import stop
 from everloop.http import Http
@@ -72,6 +74,7 @@ class RayJobOperator(BaseOperator):
         self.poll_s = poll_s
         self.unreachable_timeout_s = unreachable_timeout_s
         self._submission_id = ""
+        self._ray: Endpoint | None = None
 
     def argv(self) -> list[str]:
         """The command, after its templates were filled in."""
@@ -98,8 +101,24 @@ class RayJobOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Stops the job, if the task is killed before it is handed to the triggerer."""
-        if self._submission_id:
-            asyncio.run(stop(find_by(self.ray_conn_id), self._submission_id, timeout_s=STOP_TIMEOUT_S))
+        if not self._submission_id or self._ray is None:
+            return
+        submission_id, known = self._submission_id, self._ray
+
+        async def find() -> Endpoint:
+            return known
+
+        def stop_it() -> None:
+            try:
+                asyncio.run(stop(find, submission_id, timeout_s=STOP_TIMEOUT_S))
+            except (EverloopError, TimeoutError) as error:
+                self.log.warning("Job %s may go on: %s", submission_id, error)
+
+        # Airflow calls this in a signal handler: this thread may be inside an event loop, or half way through a
+        # request to its supervisor. So another thread does it, with the endpoint that is known.
+        stopping = threading.Thread(target=stop_it, daemon=True)
+        stopping.start()
+        stopping.join(STOP_TIMEOUT_S)
 
     def _drive(self, context: Any, workflow: str, num_lost: int = 0) -> Any:
         try:
@@ -134,7 +153,8 @@ class RayJobOperator(BaseOperator):
             return known
         while True:
             try:
-                async with Http("Ray", await find_by(self.ray_conn_id)()) as http:
+                self._ray = await find_by(self.ray_conn_id)()
+                async with Http("Ray", self._ray) as http:
                     return await attach(
                         RayJobs(http),
                         workflow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -57,12 +58,12 @@ class RayJobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yields one event: an `Outcome` as plain data."""
-        watch = Watch(
-            find_by(self.ray_conn_id),
-            find_by(self.door_conn_id) if self.door_conn_id else None,
-            Patience(poll_s=self.poll_s, unreachable_timeout_s=self.unreachable_timeout_s),
-            self.log,
-        )
+        patience = Patience(poll_s=self.poll_s, unreachable_timeout_s=self.unreachable_timeout_s)
+        door = find_by(self.door_conn_id) if self.door_conn_id else None
+        watch = Watch(find_by(self.ray_conn_id), door, patience, self.log)
+        # Not at once: Airflow 3.3 takes a task for failed, and spends a retry, if a trigger fires before the scheduler
+        # has heard that the worker deferred it.
+        await asyncio.sleep(patience.pause_s())
         outcome = await watch.outcome(self.submission_id, self.workflow)
         yield TriggerEvent(outcome.dump())  # type: ignore[no-untyped-call]  # Airflow's
 

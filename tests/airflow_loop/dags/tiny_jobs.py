@@ -16,7 +16,7 @@ CALLBACKS = {
     "on_skipped_callback": notify_skipped,
 }
 TINY_DATA = Asset(name="tiny_data", uri="tiny://data")
-PATIENCE = {"poll_s": 0.5, "retries": 2, "retry_delay": timedelta(seconds=1)}
+PATIENCE = {"poll_s": 2.0, "retries": 2, "retry_delay": timedelta(seconds=1)}
 
 with DAG("tiny", schedule=None, catchup=False, params={"exit_code": Param("0", type="string")}):
     RayJobOperator(
@@ -41,7 +41,7 @@ for dag_id, ray_conn_id in (("tiny_deadline", "everloop_ray"), ("tiny_deadline_r
             callback=AsyncCallback(notify_deadline, kwargs={"allowed_s": 20.0}),
         ),
     ):
-        RayJobOperator(task_id="job", command=JOB, ray_conn_id=ray_conn_id, poll_s=0.5)
+        RayJobOperator(task_id="job", command=JOB, ray_conn_id=ray_conn_id, poll_s=2.0)
 
 with DAG("tiny_on_data", schedule=[TINY_DATA], catchup=False, max_active_runs=1):
 
