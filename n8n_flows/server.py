@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -78,13 +80,13 @@ class N8n:
         return path.read_text()
 
     def environment(self) -> dict[str, str]:
-        """All that n8n reads. Of the caller's environment it gets the PATH, a supervisor's mark, no secret."""
+        """All that n8n reads. Of the caller's environment it gets a supervisor's mark and nothing else."""
         server, people = self.settings.server, self.settings.people
         key = self.state / "encryption_key"
         if server.encryption_key or not key.exists():
             write_private(key, server.encryption_key or secrets.token_hex(32))
         environment = {
-            "PATH": f"{self.installed.node.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}",
+            "PATH": f"{self.installed.node.parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.state),
             **{name: os.environ[name] for name in ("EVERLOOP_SERVICE",) if name in os.environ},
             "NODE_ENV": "production",  # else errors carry stack traces with paths
@@ -199,17 +201,24 @@ class N8n:
         return known if known.is_alive else None
 
     def start(self, timeout_s: float = 120.0) -> Process:
-        """Starts the server, unless it runs, and waits until its database is ready.
+        """Starts the server, unless it runs with the same environment, and waits until its database is ready.
 
         Raises:
             StartFailed: It ended, or was not ready in time; then it is stopped.
         """
+        environment = self.environment()
+        key = self.secret("mark_key").encode()
+        mark = hmac.digest(key, json.dumps([environment, self.argv], sort_keys=True).encode(), hashlib.sha256).hex()
+        known = self.state / "started_with"
         if running := self.process():
-            return running
+            if known.exists() and known.read_text() == mark:
+                return running
+            self.stop()
+        write_private(known, mark)
         with self.log.open("ab") as log:
             child = subprocess.Popen(
                 self.argv,
-                env=self.environment(),
+                env=environment,
                 cwd=self.state,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -20,9 +20,9 @@ def test_the_example_names_every_key_and_only_those(settings_file: Callable[[str
     assert found.mail
     assert found.postgres
     for section in (found.server, found.door, found.webhook, found.slack, found.mail, found.people, found.approval):
-        for name in section.__slots__:  # type: ignore[union-attr]
+        for name in section.__slots__:
             assert f"\n{name} = " in head, name
-    for name in found.postgres.__slots__:  # type: ignore[attr-defined]
+    for name in found.postgres.__slots__:
         assert f"{name} = " in lines, name
 
 
