@@ -134,9 +134,11 @@ class DurableLoop:
         found = []
         for step in _TOLD:
             try:
-                found.append(str(self._engine.output(run_id, step).headline()))
+                result = self._engine.output(run_id, step)
             except (StepNotFound, NoOutput):
                 continue
+            if hasattr(result, "headline"):
+                found.append(str(result.headline()))
         return tuple(found)
 
     def decide(self, decision: ApprovalDecision) -> None:
