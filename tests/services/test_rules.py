@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -300,3 +301,9 @@ def test_only_drift_is_a_signal_for_the_loop() -> None:
     assert {rule["alert"]: rule["labels"]["signal"] for rule in alerts() if "signal" in rule["labels"]} == {
         "Drift": "drift"
     }
+
+
+def test_the_documents_list_every_alert() -> None:
+    page = (RULES.parents[2] / "docs" / "dashboards.md").read_text()
+
+    assert {rule["alert"] for rule in alerts()} == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
