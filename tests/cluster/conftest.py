@@ -1,0 +1,131 @@
+"""A real Kubernetes (KUBECONFIG, or the one that ../shared/k8s brings up here), with the chart installed in a namespace
+that enforces Pod Security `restricted`. The images must be there: `make images`, then load them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "everloop"
+RIG = Path("/var/lib/k8s-rig")
+READY_S = 900.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Programs that reach the cluster, and the namespace of the release `el`."""
+
+    kubectl_path: str
+    helm_path: str
+    environ: dict[str, str]
+    namespace: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
+        """What kubectl prints; fails the test with what it says."""
+        done = subprocess.run(
+            [self.kubectl_path, "-n", self.namespace, *arguments],
+            input=stdin, capture_output=True, text=True, env=self.environ, timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def helm(self, *arguments: str, timeout_s: float = 1200.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.helm_path, "-n", self.namespace, *arguments],
+            capture_output=True, text=True, env=self.environ, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def secret(self, key: str) -> str:
+        return base64.b64decode(self.get("secret", "el-secrets")["data"][key]).decode()
+
+    def head(self) -> str:
+        """The pod that is the head now."""
+        selected = self.get("pods", "-l", "ray.io/node-type=head")["items"]
+        living = [pod for pod in selected if "deletionTimestamp" not in pod["metadata"]]
+        assert len(living) == 1, [pod["metadata"]["name"] for pod in selected]
+        return str(living[0]["metadata"]["name"])
+
+    def run_in(self, pod: str, container: str, script: str, *, timeout_s: float = 120.0) -> str:
+        """Runs Python in a container."""
+        return self.kubectl("exec", "-i", pod, "-c", container, "--", "python3", "-", stdin=script, timeout_s=timeout_s)
+
+    def wait(self, what: str, found: Callable[[], Any], *, timeout_s: float = READY_S) -> Any:
+        """Waits until something is true, and gives it."""
+        deadline = time.monotonic() + timeout_s
+        last = ""
+        while time.monotonic() < deadline:
+            try:
+                if value := found():
+                    return value
+            except (AssertionError, ValueError, subprocess.TimeoutExpired) as error:
+                last = str(error)
+            time.sleep(2)
+        pods = self.kubectl("get", "pods", "-o", "wide")
+        raise AssertionError(f"{what}: not within {timeout_s:.0f} s\n{last}\n{pods}")
+
+    def all_ready(self) -> bool:
+        """Whether every pod of the release is ready, and there are head and worker among them."""
+        pods = self.get("pods", "-l", "app.kubernetes.io/instance=el,app.kubernetes.io/component!=test")["items"]
+        kinds = {pod["metadata"]["labels"].get("ray.io/node-type") for pod in pods}
+        return {"head", "worker"} <= kinds and all(
+            condition["status"] == "True"
+            for pod in pods
+            for condition in pod["status"].get("conditions", [{"type": "Ready", "status": "False"}])
+            if condition["type"] == "Ready"
+        )
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=os.pathsep.join([str(RIG / "bin"), os.environ.get("PATH", "")]))
+
+
+@pytest.fixture(scope="session")
+def empty_namespace() -> Iterator[Cluster]:
+    """A fresh namespace that admits nothing but `restricted` pods."""
+    kubeconfig = os.environ.get("KUBECONFIG") or str(RIG / "pki" / "admin.conf")
+    kubectl, helm = _program("kubectl"), _program("helm")
+    if not Path(kubeconfig).exists() or kubectl is None or helm is None:
+        pytest.skip("no cluster: set KUBECONFIG, and have kubectl and helm on PATH")
+    environ = {**os.environ, "KUBECONFIG": kubeconfig}
+    cluster = Cluster(kubectl, helm, environ, f"everloop-test-{os.getpid()}")
+    if subprocess.run([kubectl, "get", "nodes"], env=environ, capture_output=True, timeout=30, check=False).returncode:
+        pytest.skip(f"the cluster of {kubeconfig} does not answer")
+    cluster.kubectl("create", "namespace", cluster.namespace)
+    try:
+        cluster.kubectl("label", "namespace", cluster.namespace, "pod-security.kubernetes.io/enforce=restricted")
+        yield cluster
+    finally:
+        cluster.kubectl("delete", "namespace", cluster.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def installed(empty_namespace: Cluster) -> Cluster:
+    """The release `el` of profile `ci`, all of it ready; prints how long that took."""
+    began = time.monotonic()
+    done = empty_namespace.helm(
+        "install",
+        "el",
+        str(CHART),
+        "-f",
+        str(CHART / "ci" / "ci-values.yaml"),
+        "--set",
+        "triggers.aliases.nano.recipe=nano",
+    )
+    assert done.returncode == 0, done.stderr
+    empty_namespace.wait("all pods are ready", empty_namespace.all_ready)
+    print(f"installed and ready in {time.monotonic() - began:.0f} s")
+    return empty_namespace

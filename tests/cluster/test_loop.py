@@ -1,0 +1,168 @@
+"""One release, one run, one lost head, one lost worker. The tests follow each other in the order of this file."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import CHART, Cluster
+
+pytestmark = pytest.mark.cluster
+
+STEPS = {"scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor"}
+
+ASK = """
+import json, os, urllib.error, urllib.request
+request = urllib.request.Request({url!r}, {body!r}, {headers!r}, method={method!r})
+try:
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        print(json.dumps([answer.status, json.loads(answer.read() or b"null")]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, None]))
+except OSError as error:
+    print(json.dumps([0, str(error)]))
+"""
+
+
+def ask(cluster: Cluster, url: str, *, key: str | None = None, body: Any = None) -> tuple[int, Any]:
+    """Status and body of an answer, asked from within the cluster; 0 if there was none."""
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+    encoded = None if body is None else json.dumps(body).encode()
+    script = ASK.format(url=url, body=encoded, headers=headers, method="GET" if body is None else "POST")
+    status, answer = json.loads(cluster.run_in("deploy/el-triggers", "triggers", script).splitlines()[-1])
+    return status, answer
+
+
+def submit(cluster: Cluster, run_id: str, *more: str) -> None:
+    """Submits a run as a Ray Job; the id of the run is the id of the job."""
+    entrypoint = " ".join(["python3 -m workflows.run --recipe nano --json --run-id", run_id, *more])
+    body = {"entrypoint": entrypoint, "submission_id": run_id}
+    status, answer = ask(cluster, "http://el-ray-head-svc:8265/api/jobs/", key=cluster.secret("auth_token"), body=body)
+    assert status == 200, answer
+
+
+def run_status(cluster: Cluster, run_id: str) -> dict[str, Any]:
+    status, answer = ask(cluster, f"http://el-triggers:8400/v1/runs/{run_id}", key=cluster.secret("api-key-admin"))
+    assert status == 200, (status, answer)
+    found: dict[str, Any] = answer
+    return found
+
+
+def finished(cluster: Cluster, run_id: str) -> dict[str, Any] | None:
+    found = run_status(cluster, run_id)
+    assert found["status"] not in {"cancelled", "dead"}, found
+    return found if found["status"] == "succeeded" else None
+
+
+def completion(cluster: Cluster, key: str | None) -> tuple[int, Any]:
+    body = {"model": "nano", "prompt": "The", "max_tokens": 4}
+    return ask(cluster, "http://el-gateway/v1/completions", key=key, body=body)
+
+
+def succeeded(run: dict[str, Any]) -> set[str]:
+    return {step["name"] for step in run["steps"] if step["status"] == "succeeded"}
+
+
+def attempts(run: dict[str, Any]) -> dict[str, int]:
+    return {step["name"]: step["attempts"] for step in run["steps"]}
+
+
+def test_helm_test_passes(installed: Cluster) -> None:
+    done = installed.helm("test", "el")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ray_asks_for_a_token(installed: Cluster) -> None:
+    url = "http://el-ray-head-svc:8265/api/jobs/"
+    assert ask(installed, url)[0] == 401
+    assert ask(installed, url, key="0" * 64)[0] == 403
+    assert ask(installed, url, key=installed.secret("auth_token"))[0] == 200
+
+
+def test_a_run_goes_from_pages_to_an_answer_through_the_gateway(installed: Cluster) -> None:
+    began = time.monotonic()
+    submit(installed, "first")
+    run = installed.wait("the run has succeeded", lambda: finished(installed, "first"))
+    print(f"a run of nano took {time.monotonic() - began:.0f} s")
+    assert {step["name"] for step in run["steps"]} >= STEPS
+    status, answer = completion(installed, installed.secret("api-key-endpoint"))
+    assert status == 200, answer
+    assert answer["usage"]["completion_tokens"] >= 1
+    assert completion(installed, None)[0] == 401
+    assert completion(installed, "elk_wrong")[0] == 401
+
+
+def test_the_work_was_spread_over_head_and_worker(installed: Cluster) -> None:
+    script = "import ray; ray.init(address='auto', logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+    assert int(installed.run_in(installed.head(), "ray-head", script).split()[-1]) == 2
+
+
+def test_mlflow_knows_the_model(installed: Cluster) -> None:
+    url = "http://el-mlflow:5000/api/2.0/mlflow/registered-models/search"
+    status, answer = ask(installed, url)
+    assert status == 200
+    assert "nano" in {model["name"] for model in answer["registered_models"]}
+
+
+def test_prometheus_scrapes_head_and_worker(installed: Cluster) -> None:
+    def scraped() -> bool:
+        _, answer = ask(installed, "http://el-prometheus:9090/api/v1/query?query=up")
+        up = {sample["metric"]["job"]: sample["value"][1] for sample in answer["data"]["result"]}
+        return up.get("ray-head") == "1" and up.get("ray-workers") == "1" and up.get("triggers") == "1"
+
+    assert installed.wait("Prometheus has scraped", scraped, timeout_s=180)
+
+
+def test_after_a_lost_head_the_endpoint_comes_back_by_itself(installed: Cluster) -> None:
+    key = installed.secret("api-key-endpoint")
+    assert completion(installed, key)[0] == 200, "the control"
+    lost = installed.head()
+    installed.kubectl("delete", "pod", lost, "--grace-period=0", "--force")
+    began = time.monotonic()
+    installed.wait("another head", lambda: installed.head() != lost)
+    installed.wait("the endpoint answers", lambda: completion(installed, key)[0] == 200)
+    print(f"the endpoint answered {time.monotonic() - began:.0f} s after its head was lost")
+
+
+def test_a_run_goes_on_after_its_head_and_its_worker_were_lost(installed: Cluster) -> None:
+    installed.wait("all pods are ready", installed.all_ready)
+    submit(installed, "second", "--set", "scrape.name=again")
+    installed.wait("it has begun", lambda: run_status(installed, "second")["status"] == "running")
+    installed.wait(
+        "a step is done", lambda: any(s["status"] == "succeeded" for s in run_status(installed, "second")["steps"])
+    )
+    before = run_status(installed, "second")
+    done = succeeded(before)
+    installed.kubectl("delete", "pod", installed.head(), "--grace-period=0", "--force")
+    installed.kubectl("delete", "pod", "-l", "ray.io/node-type=worker", "--grace-period=0", "--force")
+    run = installed.wait("the reconciler has brought it to its end", lambda: finished(installed, "second"))
+    for name in done:
+        assert attempts(run)[name] == attempts(before)[name], f"{name} was recorded, and ran again"
+
+
+def test_an_upgrade_keeps_secrets_and_endpoint(installed: Cluster) -> None:
+    before = installed.secret("auth_token")
+    done = installed.helm("upgrade", "el", str(CHART), "--reuse-values", "--set", "gateway.requestsPerSecond=50")
+    assert done.returncode == 0, done.stderr
+    installed.kubectl("rollout", "status", "deploy/el-gateway", "--timeout=180s", timeout_s=200)
+    assert installed.secret("auth_token") == before
+    assert completion(installed, installed.secret("api-key-endpoint"))[0] == 200
+    assert installed.helm("rollback", "el", "1").returncode == 0
+
+
+def test_uninstall_leaves_claims_and_secret_only(installed: Cluster) -> None:
+    assert installed.helm("uninstall", "el", "--wait", "--timeout", "5m").returncode == 0
+
+    def rest() -> set[str]:
+        kinds = "all,configmap,secret,pvc,networkpolicy,pdb,raycluster,serviceaccount,role,rolebinding"
+        found = installed.get(kinds)["items"]
+        return {f"{each['kind']}/{each['metadata']['name']}" for each in found} - {
+            "ConfigMap/kube-root-ca.crt",
+            "ServiceAccount/default",
+        }
+
+    left = {f"PersistentVolumeClaim/el-{part}" for part in ("minio", "mlflow", "prometheus")} | {"Secret/el-secrets"}
+    installed.wait("only what is kept is left", lambda: rest() == left, timeout_s=240)
