@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import getpass
 import logging
-import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +20,7 @@ from steps.common.results import Release
 from steps.common.signals import Admitted, Merged, Outcome, Signal, SignalState, Stage, Suppressed
 from workflows.configs import PipelineConfig
 from workflows.engine import Engine, EngineError, RunNotFound, RunView
+from workflows.engine.launch import new_run_id
 from workflows.log import Log, NotFound, failpoint, list_logs
 from workflows.pipeline import build
 
@@ -102,7 +101,7 @@ class Loop:
             NotAdmitted: Another run holds the alias.
             workflows.engine.RunMismatch: The id is taken by another run.
         """
-        run_id = run_id or _new_run_id()
+        run_id = run_id or new_run_id()
         found = self.signal(config, "manual", window=run_id)
         begun = self._ask_by_hand(config, found, {}, run_id=run_id, by=by)
         if begun.merged:
@@ -141,7 +140,7 @@ class Loop:
         config = config or self.engine.config(run_id)
         assert isinstance(config, PipelineConfig), "runs of the loop have its config"
         self.engine.plan(run_id, config=config, from_step=from_step)  # what cannot be forked never holds the alias
-        new_id, parent = _new_run_id(), {"of": run_id, "from": from_step}
+        new_id, parent = new_run_id(), {"of": run_id, "from": from_step}
         found = self.signal(config, "manual", window=new_id, reason="fork", evidence=parent)
         return self._ask_by_hand(config, found, {"fork": parent}, run_id=new_id, by=by)
 
@@ -326,10 +325,6 @@ class _Follower:
 
     def _is_later(self, stage: Stage) -> bool:
         return self._stage is None or signals.STAGES.index(stage) > signals.STAGES.index(self._stage)
-
-
-def _new_run_id() -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
 def _labels(config: PipelineConfig) -> dict[str, str]:

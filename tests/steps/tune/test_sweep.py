@@ -38,6 +38,7 @@ def test_a_killed_sweep_runs_only_the_trials_that_are_left(
     text_dataset: Callable[..., DatasetVersion],
     small_model: ModelConfig,
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = TuneConfig(num_trials=3, max_steps=6, grace_steps=2, rows_per_step=4, max_concurrent_trials=1)
     dataset = text_dataset()
@@ -58,3 +59,4 @@ def test_a_killed_sweep_runs_only_the_trials_that_are_left(
         assert [each.name for each in ctx.previous] == ["trial-0", "trial-1", "trial-2"]
         assert run(config, small_model, dataset, CHAMPION, ctx) == result
     assert "3 of 3 trials are in the journal already" in caplog.text
+    assert capsys.readouterr().out == ""  # Tune prints no banner: a program's last line may be JSON
