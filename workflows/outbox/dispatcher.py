@@ -183,14 +183,26 @@ class Dispatcher:
 
     async def _deliver(self, session: aiohttp.ClientSession, receiver: Receiver, held: _InHand) -> None:
         found = read_found(self._store, held.log, held.index, held.position)
-        links = None if found is None else self._links(found)
+        try:
+            links = None if found is None else self._links(found)
+        except LogError:
+            raise
+        except Exception as error:
+            # Whatever is wrong with one message, the others behind it go out.
+            _logger.exception("outbox: no links for %s", held.event_id)
+            self._settle(receiver, held, Answer("failed", None, f"no links can be made: {type(error).__name__}"))
+            return
         if found is None or links is None:
             why = "the record is gone" if found is None else "there is nothing to decide any more"
             self._receipt(held.event_id, receiver.name, "moot", Answer("failed", None, why), None)
             return
         failpoint("outbox.deliver.before-post")
-        answer = await post(session, receiver, held.event_id, self._redacted(body_of(found, links)))
+        answer = await post(session, receiver, held.event_id, body_of(found, links, self._redactor))
         failpoint("outbox.deliver.after-post")
+        self._settle(receiver, held, answer)
+
+    def _settle(self, receiver: Receiver, held: _InHand, answer: Answer) -> None:
+        """Writes the receipt of an attempt, and when the next one is due."""
         attempts = held.attempts + 1
         if answer.outcome == "delivered":
             self._receipt(held.event_id, receiver.name, "delivered", answer, None)
@@ -200,9 +212,6 @@ class Dispatcher:
         else:
             pause_s = max(SCHEDULE_S[attempts], answer.retry_after_s)
             self._receipt(held.event_id, receiver.name, "failed", answer, pause_s)
-
-    def _redacted(self, body: bytes) -> bytes:
-        return self._redactor.text(body.decode("ascii")).encode("ascii")
 
     def _receipt(self, event_id: str, receiver: str, outcome: str, answer: Answer, pause_s: float | None) -> None:
         now = self._now()

@@ -11,7 +11,7 @@ from typing import Literal
 
 import aiohttp
 
-from workflows.access import sign_webhook
+from workflows.access import Redactor, sign_webhook
 from workflows.outbox.collecting import Found, told_at
 from workflows.outbox.settings import Receiver
 
@@ -39,8 +39,8 @@ class Answer:
     retry_after_s: float = 0.0
 
 
-def body_of(found: Found, links: Mapping[str, str]) -> bytes:
-    """The bytes of a delivery."""
+def body_of(found: Found, links: Mapping[str, str], redactor: Redactor) -> bytes:
+    """The bytes of a delivery, without known secrets."""
     note = found.notification
     document = {
         "type": note.event,
@@ -48,11 +48,11 @@ def body_of(found: Found, links: Mapping[str, str]) -> bytes:
         "data": {
             "id": found.id,
             "severity": note.severity,
-            "title": note.title,
-            "text": note.text,
+            "title": redactor.text(note.title),
+            "text": redactor.text(note.text),
             "run_id": note.run_id,
             "alias": note.alias,
-            "facts": note.facts,
+            "facts": redactor.value(note.facts),
             "links": dict(links),
         },
     }

@@ -14,7 +14,7 @@ import pytest
 from tests.workflows.outbox.conftest import SECRET, Clock, Sink, notice
 from workflows.access import Redactor
 from workflows.log import Store, stored_records
-from workflows.outbox import SCHEDULE_S, Dispatcher, NoSuchDelivery, Receiver, open_outbox, retry
+from workflows.outbox import SCHEDULE_S, Dispatcher, Found, NoSuchDelivery, Receiver, open_outbox, retry
 from workflows.outbox.dispatcher import CLAIM_S, MAX_BATCH, ORPHANED_S
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -254,6 +254,27 @@ def test_what_there_is_nothing_to_decide_about_is_not_sent(store: Store, sink: S
     assert open_outbox(store).refresh().recent[0].status == "moot"
 
 
+def test_a_message_that_cannot_be_made_holds_up_none_behind_it_and_ends_as_a_dead_letter(
+    store: Store, sink: Sink, clock: Clock
+) -> None:
+    for key in ("bad", "good"):
+        notice(store, key)
+
+    def links(found: Found) -> dict[str, str]:
+        if found.notification.title == "title of bad":
+            raise LookupError("no such page")
+        return {}
+
+    dispatcher = Dispatcher(store, [sink.receiver()], links=links, now=clock)
+    rounds(dispatcher)
+    assert [body["data"]["title"] for body in sink.bodies] == ["title of good"]
+    for pause_s in SCHEDULE_S[1:]:
+        clock.now += pause_s
+        rounds(dispatcher)
+    (dead,) = open_outbox(store).refresh().dead.values()
+    assert (dead.title, dead.deliveries["sink"].error) == ("title of bad", "no links can be made: LookupError")
+
+
 def test_a_receiver_that_was_taken_out_of_the_settings_is_given_up_in_the_end(
     store: Store, sink: Sink, clock: Clock
 ) -> None:
@@ -277,9 +298,11 @@ def test_secrets_reach_neither_records_nor_messages(store: Store, sink: Sink) ->
         secret=SECRET,
         headers={"authorization": "very-secret-header"},
     )
-    notice(store, "k", text="the step said: very-secret-value")
-    rounds(Dispatcher(store, [closed, sink.receiver()], redactor=Redactor(["very-secret-value"])))
+    quoted = 'very-secret-"value"'
+    notice(store, "k", text="the step said: very-secret-value", facts={"env": [quoted]})
+    rounds(Dispatcher(store, [closed, sink.receiver()], redactor=Redactor(["very-secret-value", quoted])))
 
+    assert sink.bodies[0]["data"]["facts"] == {"env": ["[redacted]"]}
     written = b"".join(store.get(info.key) for info in store.list("outbox"))
     assert b"closed" in written
     assert b"very-secret" not in written
