@@ -90,17 +90,21 @@ def draw(
         place = panel["gridPos"]
         top = 1 - margin - place["y"] / height * (1 - margin)
         if panel["type"] == "row":
-            figure.text(0.01, top, panel["title"], va="top", fontsize=10, weight="bold", color="#555555")
+            figure.text(
+                0.01, top - 0.1 / (height * 0.3), panel["title"], va="top", fontsize=10, weight="bold", color="#555555"
+            )
             continue
         tall = place["h"] / height * (1 - margin)
-        box = (place["x"] / _COLUMNS + 0.035, top - tall + tall * 0.24, place["w"] / _COLUMNS - 0.05, tall * 0.58)
+        box = (place["x"] / _COLUMNS + 0.035, top - tall + tall * 0.27, place["w"] / _COLUMNS - 0.05, tall * 0.56)
         found = lines(panel, prometheus, start=start, end=end, rate_interval_s=rate_interval_s)
-        _draw_panel(figure.add_axes(box), panel, [line for line in found if line.points])
+        _draw_panel(figure.add_axes(box), panel, [line for line in found if line.points], start, end)
     figure.savefig(target, metadata={"Date": None})
     pyplot.close(figure)
 
 
-def _draw_panel(axes: Any, panel: Mapping[str, Any], found: Sequence[Line]) -> None:
+def _draw_panel(axes: Any, panel: Mapping[str, Any], found: Sequence[Line], start: float, end: float) -> None:
+    from matplotlib import dates
+
     unit = _UNITS[panel["fieldConfig"]["defaults"]["unit"]]
     axes.set_title(panel["title"], loc="left", fontsize=8.5)
     if not found:
@@ -123,24 +127,21 @@ def _draw_panel(axes: Any, panel: Mapping[str, Any], found: Sequence[Line]) -> N
             axes.plot(
                 _times([at for at, _ in line.points]), [value for _, value in line.points], label=line.name, linewidth=1
             )
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_xlim(*_times([start, end]))
+    highest = max(value for line in found for _, value in line.points)
+    axes.set_ylim(bottom=0.0, top=None if highest > 0 else 1.0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}{unit}")
-    axes.xaxis.set_major_locator(_locator())
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=6))
+    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
     axes.tick_params(labelsize=6.5)
     axes.grid(alpha=0.25, linewidth=0.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(fontsize=6, ncols=3, loc="upper left", bbox_to_anchor=(-0.02, -0.14), frameon=False, borderpad=0)
+    axes.legend(fontsize=6, ncols=4, loc="upper left", bbox_to_anchor=(-0.02, -0.14), frameon=False, borderpad=0)
 
 
 def _times(moments: Sequence[float]) -> list[datetime]:
     return [datetime.fromtimestamp(at, UTC) for at in moments]
-
-
-def _locator() -> Any:
-    from matplotlib.dates import AutoDateLocator
-
-    return AutoDateLocator(minticks=2, maxticks=5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

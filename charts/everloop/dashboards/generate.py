@@ -64,6 +64,7 @@ def panel(
 
 
 ALIAS = 'alias=~"$alias"'
+OK = f'{ALIAS}, outcome="ok"'
 CLIENTS = f'{ALIAS}, variant!="shadow"'
 RATE = "$__rate_interval"
 
@@ -82,6 +83,8 @@ def quantile(of: str, metric: str, by: str) -> str:
     """A quantile of a histogram, by labels."""
     return f"histogram_quantile({of}, sum by ({by}, le) (rate({metric}_bucket{{{ALIAS}}}[{RATE}])))"
 
+
+ANSWERED = share(rate("everloop_requests_total", "variant", OK), "variant")
 
 LOOP = Page(
     "everloop-loop",
@@ -268,7 +271,7 @@ SERVING = Page(
                     "percentunit",
                     (
                         "{{variant}}",
-                        share(rate("everloop_requests_total", "variant", f'{ALIAS}, outcome!="ok"'), "variant"),
+                        f"1 - ({ANSWERED} or {rate('everloop_requests_total', 'variant')} * 0)",
                     ),
                 ),
                 panel(
