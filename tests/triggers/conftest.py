@@ -35,7 +35,7 @@ from workflows.access import (
 )
 from workflows.access.audit import AuditFold
 from workflows.api import Loop
-from workflows.engine import Engine, RunNotFound, RunOver, RunSummary, RunView, Wait
+from workflows.engine import Engine, Project, RunNotFound, RunOver, RunSummary, RunView, Wait
 from workflows.engine.claims import identity
 from workflows.engine.state import RunFold
 from workflows.log import BlobRef, Draft, Log, Store, encode, open_store
@@ -235,6 +235,7 @@ def door(open_door: Callable[..., Door]) -> Door:
 
 STEPS = ("scrape", "validate", "version", "tune", "train", "evaluate")
 PEOPLE = (
+    Principal(kind="Person", id="root", roles=("admin",), team="local"),
     Principal(kind="Person", id="olga", roles=("operator", "approver"), team="local"),
     Principal(kind="Person", id="ann", roles=("approver", "viewer"), team="local"),
     Principal(kind="Person", id="vic", roles=("viewer",), team="local"),
@@ -317,13 +318,19 @@ def evaluation() -> Evaluation:
     )
 
 
+@pytest.fixture(scope="session")
+def project() -> Project:
+    """The project's code, read once: its digests take most of the time of a start."""
+    return Project()
+
+
 @pytest.fixture
-def open_durable(tmp_path: Path) -> Iterator[Callable[..., Durable]]:
+def open_durable(tmp_path: Path, project: Project) -> Iterator[Callable[..., Durable]]:
     opened: list[tuple[TestClient, AuditLog]] = []
 
     def open_it(*, protected: bool = False, storage: str = "", **settings: Any) -> Durable:
         uri = storage or f"file://{tmp_path}/storage"
-        loop = Loop(uri, engine=Engine(uri))
+        loop = Loop(uri, engine=Engine(uri, project=project))
         store = loop.engine.store
         audit = AuditLog(store, f"door-{len(opened)}", signing_key(tmp_path / "audit.key"))
         authorizer = Authorizer(audit)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steps.common import signals
 from triggers.auth import Access
 from triggers.loop_api import AliasView, LoopApi, RunFacts
 from triggers.routes.outbox import visible
@@ -14,6 +15,7 @@ from workflows.engine import RunNotFound, RunSummary, RunView, StepView, Wait
 from workflows.outbox import Event
 
 MAX_RUNS, MAX_EVENTS = 25, 20
+STAGES = ("idle", *signals.STAGES, "cooldown")
 OVER = frozenset({"succeeded", "cancelled", "deleted"})
 
 

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 
 from triggers.auth import Access, route_path
 from triggers.loop_api import LoopApi
-from triggers.page.overview import overview, pending_at, shown
+from triggers.page.overview import STAGES, overview, pending_at, shown
 from triggers.page.rendering import HEADERS, HERE, page
 from triggers.page.sessions import COOKIE, LIFETIME_S, Sessions
 from triggers.problems import BadForm, Unauthenticated, told
@@ -57,7 +57,7 @@ _ASSETS = {"everloop.css": "text/css", "live.js": "text/javascript", "mark.svg":
 def home(request: Request) -> Response:
     """Runs, canaries, aliases, pending approvals."""
     reader, api, access = _signed_in(request), _api(request), _access(request)
-    return page(request, "home.html.j2", now=overview(api, access, reader), **_frame(request))
+    return page(request, "home.html.j2", now=overview(api, access, reader), stages=STAGES, **_frame(request))
 
 
 @router.get("/runs/{run_id}")
