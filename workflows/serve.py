@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from workflows.command_line import DONE, FAILED, INTERRUPTED, WRONG_USE, add_com
 from workflows.engine.errors import EngineError
 from workflows.engine.head import connect, state_folder
 from workflows.log import LogError, open_store
+from workflows.log.redaction import Redactor, environment_secrets, redact_handlers
 
 INTERVAL_S = 10.0
 """Time between two convergences: a lost replica is replaced by Serve, a lost head by this."""
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    redact_handlers(Redactor(environment_secrets(os.environ)), logging.getLogger())
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
