@@ -170,8 +170,8 @@ class DurableLoop:
         told = _told_before(self._signals(alias), found)
         if told is not None:
             return told
-        config, parent = self._config_for(alias, source)
         try:
+            config, parent = self._config_for(alias, source)
             started = self._admit(config, found, signals.run_id_of(found), parent=parent)
         except NotStarted as refusal:
             waits = any(found.key in pending.keys for pending in self._signals(alias).pending.values())
