@@ -207,7 +207,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--interval-s", type=float, default=INTERVAL_S, help="seconds between rounds (default: %(default)s)"
     )
-    made.add_argument("--metrics-port", type=int, metavar="PORT", help="serve `/metrics` on this port of loopback")
+    made.add_argument("--metrics-port", type=int, metavar="PORT", help="serve `/metrics` on this port")
+    made.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address on which metrics are served (default: %(default)s)",
+    )
     made.add_argument("--settings", type=Path, metavar="FILE", help="TOML: `public_url`, `principals`, `[[notify]]`")
     add_common(made)
     return made
@@ -233,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         registry = CollectorRegistry()
         registry.register(reconciler.metrics)
         registry.register(reconciler.loop_metrics)
-        start_http_server(arguments.metrics_port, addr="127.0.0.1", registry=registry)
+        start_http_server(arguments.metrics_port, addr=arguments.metrics_host, registry=registry)
     if not arguments.once:
         beside = (stop, arguments.interval_s)
         threading.Thread(target=reconciler.dispatch_until, args=beside, name="outbox", daemon=True).start()
