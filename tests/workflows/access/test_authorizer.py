@@ -175,12 +175,12 @@ class TestSteps:
         [
             ("scrape", {"frontier"}, set()),
             ("validate", set(), set()),
-            ("version", {"datasets"}, set()),
-            ("tune", set(), {"datasets", "releases"}),
-            ("train", set(), {"datasets", "releases"}),
-            ("evaluate", set(), {"datasets", "releases"}),
+            ("version", {"datasets", "frontier"}, set()),
+            ("tune", {"derived"}, {"datasets", "releases"}),
+            ("train", {"derived"}, {"datasets", "releases"}),
+            ("evaluate", {"derived"}, {"datasets", "releases"}),
             ("deploy", {"releases"}, {"outcomes"}),
-            ("monitor", {"signals"}, {"outcomes", "releases", "datasets"}),
+            ("monitor", {"signals", "monitors"}, {"outcomes", "releases", "datasets"}),
             ("unheard_of", set(), set()),
         ],
     )
@@ -199,6 +199,8 @@ class TestSteps:
             "audit",
             "approvals",
             "mlflow",
+            "derived",
+            "monitors",
         )
         can_write = {name for name in names if authorizer.decide(principal, "write_area", resources.area(name)).allowed}
         can_read = {name for name in names if authorizer.decide(principal, "read_area", resources.area(name)).allowed}
