@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 PYTHON_FOLDERS = ("/app/.venv", "/opt/venv")
-NODE_FOLDERS = ("/opt/n8n/node_modules",)
+NODE_FOLDERS = ("/opt/n8n/app/node_modules",)
 
 
 def components(root: Path = Path("/")) -> list[dict[str, Any]]:

@@ -74,9 +74,52 @@ receivers:
 {{- $root := index . 0 -}}
 public_url = {{ $root.Values.triggers.publicUrl | quote }}
 {{- if $root.Values.n8n.enabled }}
+{{- $n8n := printf "http://%s-n8n:5678/webhook" (include "everloop.name" $root) }}
 
 [[notify]]
-url = "http://{{ include "everloop.name" $root }}-n8n:5678/webhook/everloop-notify"
+name = "people"
+url = "{{ $n8n }}/everloop-notify"
 secret = {{ index $keys "webhook-n8n" | quote }}
+events = ["*", "!approval.requested"]
+
+[[notify]]
+name = "approvers"
+url = "{{ $n8n }}/everloop-approve"
+secret = {{ index $keys "webhook-n8n" | quote }}
+events = ["approval.requested"]
+{{- end }}
+{{ end -}}
+
+{{- define "everloop.airflowConnections" -}}
+{{- $keys := index . 1 -}}
+{{- $root := index . 0 -}}
+{{- $ray := dict "conn_type" "http" "schema" "http" "host" (include "everloop.head" $root) "port" 8265 "password" (index $keys "auth_token") -}}
+{{- $door := dict "conn_type" "http" "schema" "http" "host" (printf "%s-triggers" (include "everloop.name" $root)) "port" 8400 "password" (index $keys "api-key-airflow") -}}
+{{ dict "everloop_ray" $ray "everloop_door" $door | toJson }}
+{{- end -}}
+
+{{- define "everloop.n8nToml" -}}
+{{- $keys := index . 1 -}}
+{{- $root := index . 0 -}}
+state = "/data"
+
+[server]
+host = "0.0.0.0"
+public_url = "http://{{ include "everloop.name" $root }}-n8n:5678"
+allowed_ranges = {{ $root.Values.n8n.allowedRanges | toJson }}
+encryption_key = {{ index $keys "n8n-encryption-key" | quote }}
+
+[door]
+url = "http://{{ include "everloop.name" $root }}-triggers:8400"
+api_key = {{ index $keys "api-key-n8n" | quote }}
+
+[webhook]
+secret = {{ index $keys "webhook-n8n" | quote }}
+{{- range $section, $settings := $root.Values.n8n.settings }}
+
+[{{ $section }}]
+{{- range $key, $value := $settings }}
+{{ $key }} = {{ $value | toJson }}
+{{- end }}
 {{- end }}
 {{ end -}}

@@ -209,3 +209,36 @@ lifecycle:
     items:
       - {key: reconcile.toml, path: reconcile.toml}
 {{- end -}}
+
+{{- define "everloop.airflowContainer" -}}
+image: {{ include "everloop.image" (list . "airflow") }}
+imagePullPolicy: {{ .Values.images.pullPolicy }}
+securityContext:
+  {{- include "everloop.containerSecurity" . | nindent 2 }}
+env:
+  - {name: AIRFLOW__API__PORT, value: "8080"}
+  - {name: AIRFLOW__API__WORKERS, value: "1"}
+  - {name: AIRFLOW__CORE__EXECUTION_API_SERVER_URL, value: "http://127.0.0.1:8080/execution/"}
+  - {name: AIRFLOW__CORE__PARALLELISM, value: {{ .Values.airflow.parallelism | quote }}}
+  - {name: AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS, value: "admin:admin"}
+  - {name: AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE, value: /tmp/passwords.json}
+  - {name: AIRFLOW__LOGGING__BASE_LOG_FOLDER, value: /data/logs}
+  - {name: AIRFLOW__SECRETS__BACKEND, value: airflow.secrets.local_filesystem.LocalFilesystemBackend}
+  - name: AIRFLOW__SECRETS__BACKEND_KWARGS
+    value: '{"connections_file_path": "/etc/everloop/connections.json", "variables_file_path": "/etc/everloop/variables.json"}'
+  - name: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN
+    {{- if .Values.airflow.databaseSecret }}
+    valueFrom:
+      secretKeyRef: {name: {{ .Values.airflow.databaseSecret }}, key: uri}
+    {{- else }}
+    value: sqlite:////data/airflow.db
+    {{- end }}
+  {{- include "everloop.secretEnv" (list . "AIRFLOW__CORE__FERNET_KEY" "airflow-fernet-key") | nindent 2 }}
+  {{- include "everloop.secretEnv" (list . "AIRFLOW__API_AUTH__JWT_SECRET" "airflow-jwt") | nindent 2 }}
+resources:
+  {{- toYaml .Values.airflow.resources | nindent 2 }}
+volumeMounts:
+  - {name: data, mountPath: /data}
+  - {name: tmp, mountPath: /tmp}
+  - {name: config, mountPath: /etc/everloop, readOnly: true}
+{{- end -}}
