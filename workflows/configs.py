@@ -81,6 +81,7 @@ def nano() -> PipelineConfig:
                 "num_trials": 2,
                 "max_steps": 5,
                 "grace_steps": 5,
+                "max_concurrent_trials": 1,  # a second worker's imports take longer than both trials
                 "rows_per_step": 32,
                 "learning_rate": {"low": 0.015, "high": 0.03, "log": True},
             },

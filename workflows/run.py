@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, NotAdmitted, CodeChanged) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
-    except (EngineError, LogError) as error:
+    except (EngineError, LogError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
 

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import AsyncGenerator
 
 from steps.common.language_model import load_model
+from steps.common.language_model.light_transformers import light_transformers
 from steps.common.releases import ReleasedModel
 from steps.deploy.batching import BatchEngine
 from steps.deploy.config import ServingConfig
@@ -36,11 +37,7 @@ class TransformersReplica:
 
     def __init__(self, storage: str, application: str, model: ReleasedModel, serving: ServingConfig) -> None:
         import torch
-        from transformers import PreTrainedTokenizerFast, utils
 
-        # transformers imports scikit-learn and pandas for a kind of assisted decoding that is not used here: without
-        # them a replica starts more than a CPU second earlier.
-        utils.is_sklearn_available = lambda: False
         torch.set_num_threads(serving.num_threads)
         store = open_store(storage)
         record_start(store, application, session=_ray_session(), replica=secrets.token_hex(8))
@@ -49,7 +46,7 @@ class TransformersReplica:
         max_context = int(loaded.config.max_position_embeddings)
         self._engine = BatchEngine(
             loaded,
-            PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True),
+            light_transformers().PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True),
             max_batch=serving.max_batch,
             max_context=min(max_context, serving.max_context or max_context),
         )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from steps.common.language_model.light_transformers import light_transformers
+
 Strategy = Literal["ddp", "fsdp"]
 
 
@@ -59,11 +61,10 @@ def like(weight: Any, tensor: Any) -> Any:
 def unsharded(model: Any) -> Any:
     """A plain model on the CPU with the weights of a sharded one. Every worker must ask."""
     import torch
-    from transformers import LlamaForCausalLM
 
     weights = {name: whole(weight) for name, weight in model.state_dict().items()}
     with torch.device("meta"):
-        plain = LlamaForCausalLM(model.config)
+        plain = light_transformers().LlamaForCausalLM(model.config)
     plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
     return plain

@@ -293,9 +293,11 @@ def next_due(state: RunState) -> float | None:
 def is_due(fold: RunFold, state: RunState, now: float) -> bool:
     """Whether a parked run has anything to do: somebody delivered or decided, or time ran out."""
     due = next_due(state)
+    woken = state.wake_at is not None and state.wake_at <= now
     ended = (wait for step in state.waiting if (wait := state.steps[step].wait) is not None)
     return bool(
-        state.cancel is not None
+        woken
+        or state.cancel is not None
         or state.ready
         or state.running
         or (due is not None and due <= now)

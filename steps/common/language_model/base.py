@@ -10,6 +10,7 @@ from typing import Any
 from steps.common import model_gate
 from steps.common.language_model.config import ModelConfig
 from steps.common.language_model.errors import MissingExtraError
+from steps.common.language_model.light_transformers import light_transformers
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """All linear layers: as good as full fine-tuning at this size (Dettmers et al. 2023)."""
@@ -37,16 +38,15 @@ def base_folder(config: ModelConfig, folder: Path) -> BaseFolders:
         MissingExtraError: The extra `smollm2` is not installed.
     """
     gguf = _packaged_gguf()
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    quantized = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    transformers = light_transformers()
+    quantized = transformers.LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
     settings = quantized.config.to_dict()
     # The weights are plain float32 after loading; with this entry they could not be saved.
     settings.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(folder / "base")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.model_max_length = config.row_length
     tokenizer.save_pretrained(folder / "tokenizer")
     return BaseFolders(folder / "base", folder / "tokenizer", int(settings["vocab_size"]))
@@ -61,9 +61,8 @@ def load_base(folder: Path) -> Any:
     """
     model_gate.check_model(folder, None)
     import torch
-    from transformers import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(
+    return light_transformers().LlamaForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
     )
 

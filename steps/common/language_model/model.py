@@ -15,6 +15,7 @@ from typing import Any
 from steps.common import model_gate
 from steps.common.language_model.config import ModelConfig
 from steps.common.language_model.errors import DamagedModelError
+from steps.common.language_model.light_transformers import light_transformers
 from steps.common.language_model.tokenizer import SpecialIds
 
 MANIFEST = "manifest.json"
@@ -30,9 +31,9 @@ def build_model(config: ModelConfig, vocab_size: int, special: SpecialIds, seed:
         seed: Of the weights.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = LlamaConfig(
+    transformers = light_transformers()
+    shape = transformers.LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -49,7 +50,7 @@ def build_model(config: ModelConfig, vocab_size: int, special: SpecialIds, seed:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(shape)
+        return transformers.LlamaForCausalLM(shape)
 
 
 def save_model(model: Any, tokenizer_files: dict[str, bytes], folder: Path) -> None:
@@ -86,9 +87,8 @@ def load_model(folder: Path) -> Any:
     """
     verify_model(folder)
     import torch
-    from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(
+    model = light_transformers().LlamaForCausalLM.from_pretrained(
         folder,
         local_files_only=True,
         use_safetensors=True,
