@@ -218,6 +218,7 @@ securityContext:
 env:
   - {name: AIRFLOW__API__PORT, value: "8080"}
   - {name: AIRFLOW__API__WORKERS, value: "1"}
+  - {name: EVERLOOP_CRON, value: {{ .Values.airflow.cron | quote }}}
   - {name: AIRFLOW__CORE__EXECUTION_API_SERVER_URL, value: "http://127.0.0.1:8080/execution/"}
   - {name: AIRFLOW__CORE__PARALLELISM, value: {{ .Values.airflow.parallelism | quote }}}
   - {name: AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS, value: "admin:admin"}
