@@ -95,3 +95,11 @@ def test_every_field_has_a_sentence() -> None:
                 check(field.annotation, f"{path}.{name}")
 
     check(PipelineConfig, "config")
+
+
+@pytest.mark.parametrize("uri", ["http://me:canary-secret@mlflow:5000", "postgresql://u:canary-secret@db/x"])
+def test_a_password_in_a_config_is_refused_without_being_repeated(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.tracking_uri: a password") as caught:
+        load("nano", None, [f"train.tracking_uri={uri}"])
+    assert "canary-secret" not in str(caught.value)
+    assert load("nano", None, ["train.tracking_uri=http://mlflow:5000"]).train.tracking_uri == "http://mlflow:5000"

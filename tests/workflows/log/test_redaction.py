@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from workflows.access import RedactingFormatter, Redactor, redact_handlers
+from workflows.log.redaction import RedactingFormatter, Redactor, environment_secrets, redact_handlers
 
 SECRET = "canary/secret+8f3a"
 
@@ -60,3 +60,22 @@ def test_the_inner_format_is_kept() -> None:
     record = logging.LogRecord("n", logging.INFO, "p", 1, "m %s", (SECRET,), None)
     assert formatter.format(record) == "INFO|m [redacted]"
     assert SECRET not in repr(Redactor([SECRET]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI", ["wJalrXUtnFEMI"]),
+        ("AWS_SESSION_TOKEN", "session-1", ["session-1"]),
+        ("EVERLOOP_API_KEY", "elk_1234", ["elk_1234"]),
+        ("mlflow_tracking_password", "hush-hush", ["hush-hush"]),
+        ("DATABASE_URL", "postgresql://me:p%40ss-word@db/x", ["p%40ss-word", "p@ss-word"]),
+        ("RAY_AUTH_TOKEN_PATH", "/run/token", []),
+        ("RAY_AUTH_MODE", "token", []),
+        ("TOKENIZERS_PARALLELISM", "false", []),
+        ("AWS_ACCESS_KEY_ID", "AKIA1234", []),
+        ("HOME", "http://example.com:8080/a@b", []),
+    ],
+)
+def test_secrets_are_known_by_the_names_of_their_variables(name: str, value: str, found: list[str]) -> None:
+    assert list(environment_secrets({name: value})) == found
