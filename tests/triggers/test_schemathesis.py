@@ -20,7 +20,7 @@ from workflows.access import verify_audit
 pytestmark = pytest.mark.services
 ROOT = Path(__file__).parents[2]
 VERSION = "4.32.5"
-NUM_EXAMPLES = 15
+NUM_EXAMPLES = 8
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def test_no_request_is_a_server_error(schemathesis: list[str], site: tuple[Any, 
     key = durable.keys["Person::root"]
     command = [
         *schemathesis, "run", f"{url}/openapi.json", "--url", url, "--header", f"Authorization: Bearer {key}",
-        "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
-        "--phases", "examples,coverage,fuzzing", "--max-examples", str(NUM_EXAMPLES), "--seed", "1",
+        "--checks", "not_a_server_error,response_schema_conformance",
+        "--phases", "examples,fuzzing", "--max-examples", str(NUM_EXAMPLES), "--seed", "1",
         "--request-timeout", "60", "--no-color",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": ""}

@@ -42,11 +42,6 @@ class ShownRun:
     held: bool
 
     @property
-    def seconds(self) -> float:
-        """From its start to its last record."""
-        return self.view.updated_at - self.view.created_at
-
-    @property
     def cause(self) -> str:
         """Why it was started, in a few words."""
         cause = self.view.cause

@@ -7,10 +7,10 @@ import logging
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from triggers.auth import Access, Caller
-from triggers.problems import problem
+from triggers.problems import PROBLEMS, problem
 from workflows.access import resources
 from workflows.log import LogError
 
@@ -39,7 +39,12 @@ def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/metrics", response_model=None)
+@router.get(
+    "/metrics",
+    response_model=None,
+    response_class=PlainTextResponse,
+    responses={**{status: PROBLEMS[status] for status in (401, 403, 503)}, 200: {"content": {"text/plain": {}}}},
+)
 def metrics(request: Request, caller: Caller) -> Response:
     """Counters of the door."""
     access: Access = request.app.state.access
