@@ -95,9 +95,9 @@ class Edge:
         return int((self.ask("SELECT seq FROM sqlite_sequence WHERE name = 'execution_entity'") or [(0,)])[0][0])
 
 
-def _answer(request: urllib.request.Request) -> tuple[int, bytes]:
+def _answer(request: urllib.request.Request, timeout_s: float = 60.0) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return int(answer.status), answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -298,7 +298,7 @@ def test_a_person_starts_a_run_by_the_form(edge: Edge) -> None:
     assert asked["idempotency-key"].startswith("form-")
     page = json.loads(answer)["formWaitingUrl"]
     assert b"run run-7" in until(
-        lambda: (found := _answer(urllib.request.Request(page))[1]) and b"run-7" in found and found
+        lambda: (found := _answer(urllib.request.Request(page), 5)[1]) and b"run-7" in found and found
     )
 
 
@@ -436,6 +436,7 @@ def _set_chat(edge: Edge, url: str) -> None:
     path.unlink()
 
 
+@pytest.mark.slow
 def test_provisioned_twice_is_provisioned_once(edge: Edge) -> None:
     def held() -> tuple[Any, ...]:
         return (
@@ -452,6 +453,7 @@ def test_provisioned_twice_is_provisioned_once(edge: Edge) -> None:
     assert held() == before
 
 
+@pytest.mark.slow
 def test_another_encryption_key_is_refused_loudly(edge: Edge) -> None:
     key = edge.n8n.state / "encryption_key"
     right = key.read_text()
@@ -467,6 +469,7 @@ def test_another_encryption_key_is_refused_loudly(edge: Edge) -> None:
     edge.start()
 
 
+@pytest.mark.slow
 def test_a_wait_outlives_kills_and_restarts(edge: Edge) -> None:
     """The reminder of the request that the first lines of this module sent. Nobody reminds of what was decided."""
     until(lambda: edge.outside.chat("Reminder: [Everloop] approval: waits for you"), REMIND_AFTER_S + 90)
