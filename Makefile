@@ -54,7 +54,7 @@ chaos: .venv/.synced  ## kill -9 everywhere; long, by hand
 	$(RUN) pytest -m chaos --timeout=1800 $(ARGS)
 
 bench: .venv/.synced  ## every benchmark with its peer in the same run; long, by hand
-	for bench in tests/bench/*.py; do echo "== $$bench"; $(RUN) python $$bench $(ARGS) || exit 1; done
+	for bench in tests/bench/*.py; do name=$$(basename $$bench .py); echo "== $$name"; $(RUN) python -m tests.bench.$$name $(ARGS) || exit 1; done
 
 images:  ## build all images and print their sizes (ROLES="ray triggers" for some of them)
 	images/build.sh $(ROLES)

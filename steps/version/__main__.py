@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         store = open_store(options.storage)
         answer, lines = options.command(options, store, open_dataset(store, options.name))
     except (UnknownVersionError, InvalidTagError, InvalidUri) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the command's output
+        print(error, file=sys.stderr)
         return EXIT_WRONG_USE
     except LogError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)
         return EXIT_FAILED
-    print(json.dumps(answer, indent=2) if options.json else "\n".join(lines))  # noqa: T201
+    print(json.dumps(answer, indent=2) if options.json else "\n".join(lines))
     return EXIT_DONE
 
 

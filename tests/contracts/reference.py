@@ -15,6 +15,7 @@ from triggers import __main__ as triggers_command
 from triggers.settings import Settings as DoorSettings
 from workflows import reconcile, run, runs, serve
 from workflows.configs import RECIPES, PipelineConfig
+from workflows.engine import __main__ as engine_command
 from workflows.metrics import loop_metrics
 from workflows.outbox import __main__ as outbox_command
 from workflows.outbox.settings import Receiver
@@ -55,6 +56,7 @@ def _parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     yield "python -m workflows.reconcile", reconcile.parser()
     yield "python -m workflows.services", services_command.parser()
     yield from _verbs("python -m workflows.outbox", outbox_command.parser())
+    yield "python -m workflows.engine", engine_command.parser()
     yield "python -m triggers", triggers_command.parser()
 
 

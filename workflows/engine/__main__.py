@@ -16,13 +16,18 @@ from workflows.engine import head
 from workflows.engine.errors import HeadError
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m workflows.engine", description=(__doc__ or "").splitlines()[0])
+    made.add_argument("action", choices=["up", "down"])
+    made.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="where the head is recorded")
+    made.add_argument("--dashboard", action="store_true", help="with the Jobs and State REST interfaces")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 failed."""
-    parser = argparse.ArgumentParser(prog="python -m workflows.engine", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("action", choices=["up", "down"])
-    parser.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="where the head is recorded")
-    parser.add_argument("--dashboard", action="store_true", help="with the Jobs and State REST interfaces")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     state = options.state.absolute()
     if options.action == "down":
         head.stop(state)
