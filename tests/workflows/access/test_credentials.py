@@ -23,7 +23,7 @@ from workflows.access.authorizer import Authorizer
 from workflows.access.credentials import STEP_NEEDS, session_policy
 from workflows.access.principals import Principal
 from workflows.access.sts import MAX_POLICY_CHARS, KeyPair, TemporaryCredentials, assume_role
-from workflows.log import Draft, Log, StoreError, open_store
+from workflows.log import Draft, Log, StoreDenied, StoreError, open_store
 
 ROOT = KeyPair("everloop", "everloop-tests")
 TRAIN = step_principal("r1", "train", team="search")
@@ -318,6 +318,26 @@ class TestOnMinio:
         assert store.now() > 1_700_000_000
         with pytest.raises(StoreError, match="AccessDenied"):
             Log(store, "releases/prod", Count()).append(lambda _: Draft("made", {}))
+
+    def test_a_store_says_denied_whatever_is_asked_for_out_of_reach(
+        self, storage: str, authorizer: Authorizer, prefix: str, root_client: Minio
+    ) -> None:
+        put(root_client, f"{prefix}/approvals/t/1")
+        credentials = CredentialBroker(storage, authorizer, keys=ROOT).issue(TRAIN, path="train")
+        store = open_store(storage, credentials=credentials)
+        for key in ("approvals/t/1", "audit/w/missing", "runs/r2/steps/train/1"):
+            for call in (
+                lambda key=key: store.get(key),
+                lambda key=key: store.head(key),
+                lambda key=key: store.put(key, b""),
+                lambda key=key: store.create(key, b""),
+                lambda key=key: list(store.list(key.rpartition("/")[0])),
+            ):
+                with pytest.raises(StoreDenied):
+                    call()  # type: ignore[no-untyped-call]
+        store.create("runs/r1/steps/train/1", b"1")
+        assert [found.key for found in store.list("runs/r1")] == ["runs/r1/steps/train/1"]
+        assert store.head("runs/r1/0.json") is None
 
     def test_credentials_cannot_be_wider_than_the_parent(self, minio: str, prefix: str) -> None:
         """A parent that may only touch `<prefix>/blobs`; the session policy asks for more."""
