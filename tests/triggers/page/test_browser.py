@@ -84,7 +84,8 @@ def test_a_person_signs_in_sees_the_gate_and_opens_it_once(durable: Any, site: s
         (True, "Person::ann", "the samples read well")
     ]
     assert durable.launched == [run_id]
-    assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
+    told = [entry["message"] for entry in browser.get_log("browser")]
+    assert [text for text in told if "Content Security Policy" in text or "Uncaught" in text] == []
 
 
 def test_the_page_follows_the_run_without_being_asked(durable: Any, site: str, browser: Any) -> None:
