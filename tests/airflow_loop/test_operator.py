@@ -111,22 +111,47 @@ def test_the_command_of_a_round_is_data() -> None:
     ]
 
 
+class Ti:
+    """As much of a task instance as a submission needs."""
+
+    dag_id, task_id, run_id = "d", "job", "x"
+
+
+async def submitted(fake: FakeRay, operator: RayJobOperator, monkeypatch: pytest.MonkeyPatch) -> Attempt | Outcome:
+    """Finds or submits, with both connections at the fake."""
+    async with fake.served() as url:
+
+        async def find() -> Endpoint:
+            return Endpoint(url, "everloop_ray", TOKEN)
+
+        monkeypatch.setattr("everloop.operator.find_by", lambda _: find)
+        return await operator._find_or_submit(Ti(), "r")
+
+
 async def test_arguments_reach_ray_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    async def attach(_jobs: Any, workflow: str, entrypoint: str, **rest: Any) -> Attempt:
-        asked.update(rest, entrypoint=entrypoint)
-        return Attempt(f"{workflow}-a0", 0, is_new=True)
-
-    async def find() -> Any:
-        return Endpoint("http://127.0.0.1:9", "everloop_ray")
-
-    monkeypatch.setattr("everloop.operator.attach", attach)
-    monkeypatch.setattr("everloop.operator.find_by", lambda _: find)
+    fake = FakeRay()
     operator = RayJobOperator(task_id="job", command=["echo", "a b; c", RUN_ID])
-    ti = type("Ti", (), {"dag_id": "d", "task_id": "job", "run_id": "x"})()
-    await operator._find_or_submit(ti, "r")
-    assert asked["entrypoint"] == "echo 'a b; c' r"
+    assert await submitted(fake, operator, monkeypatch) == Attempt("r-a0", 0, is_new=True)
+    assert fake.submitted[0]["entrypoint"] == "echo 'a b; c' r"
+
+
+async def test_a_run_that_the_door_knows_is_resumed_with_its_own_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "FAILED", -9)
+    fake.runs["r"] = {"run_id": "r", "status": "running"}
+    operator = RayPipelineOperator(task_id="run", recipe="nano", storage="file:///s")
+    assert await submitted(fake, operator, monkeypatch) == Attempt("r-a1", 1, is_new=True)
+    assert fake.submitted[0]["entrypoint"] == "python -m workflows.run --resume r --storage file:///s --json"
+
+
+async def test_a_run_that_has_succeeded_is_not_submitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay()
+    fake.runs["r"] = {"run_id": "r", "status": "succeeded"}
+    operator = RayPipelineOperator(task_id="run", recipe="nano", storage="file:///s")
+    found = await submitted(fake, operator, monkeypatch)
+    assert isinstance(found, Outcome)
+    assert found.end == "succeeded"
+    assert fake.submitted == []
 
 
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)

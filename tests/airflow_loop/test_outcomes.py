@@ -58,6 +58,13 @@ def test_a_run_that_another_runner_holds_is_followed() -> None:
     )
 
 
+def test_a_run_that_began_with_another_config_is_not_tried_again() -> None:
+    found = judge("FAILED", 1, "error: run 'r' exists with other inputs:\n  tune.max_concurrent_trials: 2 -> 1\n")
+    assert isinstance(found, Outcome)
+    assert found.end == "refused"
+    assert "max_concurrent_trials" in found.reason
+
+
 @pytest.mark.parametrize("exit_code", [None, -9, 137, 143])
 def test_a_killed_driver_is_no_failure_of_the_run(exit_code: int | None) -> None:
     found = judge("FAILED", exit_code)

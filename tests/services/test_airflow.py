@@ -163,7 +163,11 @@ def test_a_clear_after_success_gives_the_stored_result(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "component", ["triggerer", "scheduler", "api-server", pytest.param("dag-processor", marks=pytest.mark.slow)]
+    "component",
+    [
+        "triggerer",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("scheduler", "api-server", "dag-processor")),
+    ],
 )
 def test_a_component_killed_while_deferred_costs_nothing(world: World, component: str) -> None:
     dag_run_id = f"killed-{component}"
@@ -208,6 +212,7 @@ def test_a_killed_driver_is_followed_by_one_that_repeats_nothing(world: World) -
     }
 
 
+@pytest.mark.slow
 def test_a_failed_command_is_tried_again_and_then_told_once(world: World) -> None:
     world.release()
     world.airflow.trigger("tiny", "failing", {"exit_code": "1"})
@@ -237,6 +242,7 @@ def test_clearing_a_deferred_task_stops_its_job_and_begins_the_next_attempt_of_t
     assert (journal / "first-ran").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_restart_of_the_triggerer_does_not_stop_the_job(world: World) -> None:
     world.begun("tiny", "restart")
     leader = json.loads((world.airflow.folder / "processes.json").read_text())["triggerer"]["pid"]
@@ -297,6 +303,7 @@ def test_a_minute_without_the_dashboard_is_borne(world: World) -> None:
     assert len(world.jobs("minute")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_a_person_is_followed_through_the_door(world: World) -> None:
     world.airflow.trigger("tiny", "person", {"exit_code": "3"})
     world.airflow.wait("tiny", "person", "deferred")
@@ -310,6 +317,7 @@ def test_a_run_that_waits_for_a_person_is_followed_through_the_door(world: World
     assert world.airflow.xcom("tiny", "person")["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_deadline_is_told_once_and_not_of_a_run_that_failed(world: World) -> None:
     world.airflow.trigger("tiny_deadline_refused", "failed")
     world.airflow.wait("tiny_deadline_refused", "failed", "failed")
@@ -322,6 +330,7 @@ def test_a_deadline_is_told_once_and_not_of_a_run_that_failed(world: World) -> N
     assert world.notices("failed") == []
 
 
+@pytest.mark.slow
 def test_a_burst_of_events_during_a_run_becomes_one_more_run_that_answers_all(world: World) -> None:
     asset_id = _asset(world, "tiny_data")
     _event(world, asset_id, 0)
@@ -340,6 +349,7 @@ def test_a_burst_of_events_during_a_run_becomes_one_more_run_that_answers_all(wo
     assert len(counts()) == 2
 
 
+@pytest.mark.slow
 def test_events_of_new_data_become_wishes_for_a_round_with_all_of_them(world: World) -> None:
     for number in range(3):
         _event(world, _asset(world, "everloop_new_data"), number)

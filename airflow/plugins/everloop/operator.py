@@ -80,6 +80,10 @@ class RayJobOperator(BaseOperator):
         """The command, after its templates were filled in."""
         return [str(argument) for argument in self.command]
 
+    def resume_argv(self) -> list[str]:
+        """The command that goes on with a run that the door knows; by default the same."""
+        return self.argv()
+
     def execute(self, context: Any) -> Any:
         """Finds or submits the job, and hands the wait to the triggerer."""
         ti = context["ti"]
@@ -145,12 +149,13 @@ class RayJobOperator(BaseOperator):
         )
 
     async def _find_or_submit(self, ti: Any, workflow: str) -> Attempt | Outcome:
-        entrypoint = shlex.join([argument.replace(RUN_ID, workflow) for argument in self.argv()])
         metadata = {"airflow_dag": ti.dag_id, "airflow_task": ti.task_id, "airflow_run": ti.run_id}
         deadline = time.monotonic() + min(SUBMIT_TIMEOUT_S, self.unreachable_timeout_s)
         status = await self._run_status(workflow)
         if status is not None and (known := judge_run(status, workflow)) is not None and known.end != "failed":
             return known
+        argv = self.argv() if status is None else self.resume_argv()
+        entrypoint = shlex.join([argument.replace(RUN_ID, workflow) for argument in argv])
         while True:
             try:
                 self._ray = await find_by(self.ray_conn_id)()
@@ -231,3 +236,7 @@ class RayPipelineOperator(RayJobOperator):
         changes = [item for change in overrides for item in ("--set", str(change))]
         fixed = [self.python, "-m", "workflows.run", "--run-id", RUN_ID, "--recipe", self.recipe]
         return [*fixed, *changes, "--storage", self.storage, "--json"]
+
+    def resume_argv(self) -> list[str]:
+        """A run keeps the config that it began with, whatever its recipe says by now."""
+        return [self.python, "-m", "workflows.run", "--resume", RUN_ID, "--storage", self.storage, "--json"]

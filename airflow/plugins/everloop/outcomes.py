@@ -31,6 +31,7 @@ refused      a wrong token or a wrong command: another attempt would meet the sa
 
 _NOT_ADMITTED = re.compile(r"^error: not started: (?P<reason>.*)$", re.MULTILINE)
 _RUNNING = re.compile(r"--resume (?P<run>[A-Za-z0-9][A-Za-z0-9_.-]*)")
+_MISMATCH = re.compile(r"^error: run '[^']+' exists with other inputs", re.MULTILINE)
 _BUSY = re.compile(r"^error: run '(?P<run>[^']+)' is held by ", re.MULTILINE)
 
 
@@ -98,6 +99,8 @@ def judge_job(  # noqa: PLR0911 - a table, one line a case
     if (busy := _BUSY.search(logs)) is not None:
         return Follow(busy["run"], "another runner drives the run")
     tail = "\n".join(logs.splitlines()[-TAIL_LINES:])
+    if _MISMATCH.search(logs) is not None:
+        return Outcome("refused", run_id, tail)
     if exit_code == WRONG_USE:
         return _suppressed(told, run_id) or _not_admitted(logs) or Outcome("refused", run_id, tail or message)
     # A driver that was killed has no exit code, a negative one, or 128 + the signal of its shell.
