@@ -61,7 +61,8 @@ def _python(root: Path) -> Iterator[dict[str, Any]]:
             "version": distribution.version,
             "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(distribution.version, safe='')}",
         }
-        licence = distribution.metadata.get("License-Expression")
+        stated = "License-Expression" in distribution.metadata
+        licence = distribution.metadata["License-Expression"] if stated else ""
         yield entry | ({"licenses": [{"expression": licence}]} if licence else {})
 
 
