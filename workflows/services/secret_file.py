@@ -35,7 +35,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 RUNNER = "Service::runner"
 """Who drives runs that no person has started at a terminal: the reconciler's, the door's, Airflow's."""
 
-SIGNERS = ("Service::n8n", "Service::alertmanager", "Service::minio", "Service::push", "Service::airflow")
+SIGNERS = ("Service::n8n", "Service::alertmanager", "Service::minio", "CI::push", "Service::airflow")
 """Who may sign a webhook."""
 
 
