@@ -24,7 +24,7 @@ from workflows.log.record import FIRST, Record, digest, record_key, seal
 from workflows.metrics import LoopCollector
 from workflows.outbox import Dispatcher, Receiver, open_outbox, post_notice
 
-KINDS = ("created", "claimed", *(["advanced"] * 17), "succeeded")
+KINDS = ("created", "claimed", *(["advanced"] * 7), "succeeded")
 NOTE = Notification(event="run.succeeded", severity="info", title="done", text="It is done.", alias="demo").to_json()
 DAYS_AGO_S = 2 * 86_400
 
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         _write_runs(store, Path(folder), given.runs)
-        print(f"{given.runs} finished runs of {len(KINDS)} records")
+        print(f"{given.runs} finished runs of {len(KINDS)} records", flush=True)
         dispatcher = Dispatcher(store, [receiver])
         _timed("outbox: the first look at an old storage", dispatcher.round)
         for _ in range(3):
@@ -96,7 +96,7 @@ def _hot_path(engine: Engine) -> None:
 def _timed(what: str, work: Callable[[], Any]) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
-    print(f"{what:<52} {time.perf_counter() - wall:8.3f} s wall {time.process_time() - cpu:8.3f} s CPU")
+    print(f"{what:<52} {time.perf_counter() - wall:8.3f} s wall {time.process_time() - cpu:8.3f} s CPU", flush=True)
 
 
 class _Accept(BaseHTTPRequestHandler):
