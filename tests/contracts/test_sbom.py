@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def test_what_is_installed_is_in_the_bill_with_that_version(bill: dict[str, Any]
     billed: dict[str, set[str]] = {}
     for component in bill["components"]:
         billed.setdefault(normal(component["name"]), set()).add(component["version"])
-    installed = {normal(found.metadata["Name"]): found.version for found in distributions()}
+    # Ray adds a folder with packages of its own to the path of whoever imports it; they are part of Ray.
+    folders = sorted({sysconfig.get_path(name) for name in ("purelib", "platlib")})
+    installed = {normal(found.metadata["Name"]): found.version for found in distributions(path=folders)}
     # What makes and fills environments is no part of the product.
     strangers = {
         name: version
