@@ -44,7 +44,8 @@ def attempt_at(storage: str, run_id: str, number: int) -> bytes:
     """What a worker is told about the step."""
     fields = Attempt(
         storage=storage, run_id=run_id, origin=run_id, step="careless", attempt=number, epoch=1, length=1,
-        function="tests.workflows.engine.secret_program:careless", arguments={"args": ["visible-marker"], "kwargs": {}}, results={},
+        function="tests.workflows.engine.secret_program:careless",
+        arguments={"args": ["visible-marker"], "kwargs": {}}, results={},
         scope="careless/1", announce=True, fence_interval_s=60.0, recorded_code="",
     )  # fmt: skip
     return pickle.dumps(tuple(getattr(fields, name) for name in Attempt.__slots__))
