@@ -114,6 +114,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error_type, _handler(status, kind))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 def _handler(status: int, kind: str) -> Any:
@@ -123,6 +124,12 @@ def _handler(status: int, kind: str) -> Any:
         return problem(status, kind, _SILENT.get(kind) or str(error))
 
     return handle
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """A fault of ours: the log has it whole, a caller is told nothing about the inside."""
+    _log.error("%s %s", request.method, request.url.path, exc_info=error)
+    return problem(500, "internal", "an unexpected error; it is in the log of the door")
 
 
 def _http_error(_: Request, error: Exception) -> JSONResponse:

@@ -262,7 +262,9 @@ class Durable:
 
     def start(self, subject: str = "Person::olga", key: str = "k", **overrides: Any) -> str:
         body = {"recipe": "nano", "overrides": overrides}
-        return str(self.send(subject, "POST", "/v1/runs", body, **{"idempotency-key": key}).json()["run_id"])
+        answer = self.send(subject, "POST", "/v1/runs", body, **{"idempotency-key": key})
+        assert answer.status_code < 300, answer.text
+        return str(answer.json()["run_id"])
 
     def signals(self, alias: str = "nano") -> SignalState:
         return open_signal_log(self.loop.engine.store, alias).refresh()
