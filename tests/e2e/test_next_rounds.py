@@ -73,7 +73,9 @@ def load(loop: Any, endpoint: str) -> Iterator[Counter[str]]:
             try:
                 answer = loop.complete(endpoint, "nano", session=f"user-{number % 40}")
                 seen["answered" if answer["choices"] else "empty"] += 1
-            except (urllib.error.URLError, OSError) as error:
+            except urllib.error.HTTPError as error:
+                seen[f"failed: {error} {error.read()[:200]!r}"] += 1
+            except OSError as error:
                 seen[f"failed: {error}"] += 1
             stop.wait(0.1)
 
