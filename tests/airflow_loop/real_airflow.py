@@ -52,7 +52,7 @@ def environment_folder(temporary: pytest.TempPathFactory) -> Path:
 def installed(temporary: pytest.TempPathFactory) -> Path:
     """Airflow's environment, made by `airflow/start` if it is not there."""
     venv = environment_folder(temporary)
-    environment = {**os.environ, "EVERLOOP_AIRFLOW_VENV": str(venv), "EVERLOOP_AIRFLOW_STATE": str(venv / "state")}
+    environment = {**os.environ, "EVERLOOP_AIRFLOW_VENV": str(venv), "EVERLOOP_AIRFLOW_STATE": f"{venv}-state"}
     subprocess.run([str(REPOSITORY / "airflow" / "start"), "install"], env=environment, check=True, timeout=400)
     return venv
 
