@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
 .DEFAULT_GOAL := help
-.PHONY: run up test check fix bench chaos setup down help images cluster cluster-full
+.PHONY: services run up test check fix bench chaos setup down help images cluster cluster-full
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ fix: .venv/.synced  ## format and mend what can be mended
 
 chaos: .venv/.synced  ## kill -9 everywhere; long, by hand
 	$(RUN) pytest -m chaos --timeout=1800 $(ARGS)
+
+services: .venv/.synced  ## every test against real neighbours: MinIO, Airflow, n8n, Prometheus; long, by hand
+	$(RUN) pytest -m services --timeout=1800 $(ARGS)
 
 bench: .venv/.synced  ## every benchmark with its peer in the same run; long, by hand
 	for bench in tests/bench/*.py; do name=$$(basename $$bench .py); echo "== $$name"; $(RUN) python -m tests.bench.$$name $(ARGS) || exit 1; done
