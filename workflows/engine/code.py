@@ -13,6 +13,7 @@ import hashlib
 import io
 import sys
 import sysconfig
+import threading
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from typing import Any
 LOCK_NAMES = ("uv.lock", "poetry.lock", "pdm.lock", "requirements.txt")
 MAX_FILE_BYTES = 1_000_000
 LIBRARY = (__package__, f"{__package__.rpartition('.')[0]}.log")
+# Python 3.11 counts the depth of a syntax tree per interpreter, not per thread: two threads that parse at once can meet
+# a SystemError (https://github.com/python/cpython/issues/106905).
+_PARSING = threading.Lock()
 _SKIPPED = {"__pycache__", "node_modules", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
 
@@ -139,8 +143,10 @@ class Project:
         if module not in self._imports:
             file = self._source(module)
             package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            source = file.read_bytes()
             try:
-                tree = ast.parse(file.read_bytes(), str(file))
+                with _PARSING:
+                    tree = ast.parse(source, str(file))
             except SyntaxError:
                 tree = ast.Module([], [])
             self._imports[module] = tuple(_names_imported(tree, package))
