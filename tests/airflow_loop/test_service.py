@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,18 +11,14 @@ from types import ModuleType
 
 import pytest
 
+from tests.by_path import load_script
+
 SERVICE = Path(__file__).resolve().parents[2] / "airflow" / "service.py"
 
 
 @pytest.fixture(scope="module")
 def service() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("airflow_service", SERVICE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SERVICE, "airflow_service")
 
 
 def environment(service: ModuleType, tmp_path: Path, **given: str) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import textwrap
 from pathlib import Path
 
+from tests.by_path import load_script
 from workflows.configs import RECIPES, PipelineConfig
 from workflows.run import parser
 from workflows.summary import STEPS
@@ -16,11 +16,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 
 def test_the_reference_is_what_the_code_says() -> None:
-    spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(Path(__file__).with_name("reference.py"), "reference")
 
     written = (REPOSITORY / "docs" / "reference.md").read_text()
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -8,17 +7,14 @@ from types import ModuleType
 
 import pytest
 
+from tests.by_path import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "images" / "sbom.py"
 
 
 @pytest.fixture(scope="module")
 def sbom() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sbom", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT, "sbom")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ product's own collectors over real logs, the real door and the real MinIO, and n
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import re
@@ -29,6 +28,7 @@ from steps.common.signals import SignalPolicy, admit, advanced, finished, open_s
 from steps.deploy.metrics import RouterMetrics
 from steps.monitor.metrics import DriftCollector
 from steps.monitor.monitor_log import open_monitor_log
+from tests.by_path import load_script
 from workflows.api import Loop as WorkflowLoop
 from workflows.configs import load
 from workflows.log import BlobRef, Draft, Log, TreeRef, open_store
@@ -329,15 +329,7 @@ def _await(url: str, query: str) -> None:
 
 def drawing() -> ModuleType:
     """The module that draws: not in a package, so it is loaded by path."""
-    spec = importlib.util.spec_from_file_location("dashboard_drawing", FOLDER / "draw.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / "draw.py", "dashboard_drawing")
 
 
 @pytest.mark.services
