@@ -19,6 +19,7 @@ from workflows.access import ApprovalDecision, Directory
 from workflows.api import Loop, NotAdmitted, Start
 from workflows.configs import RECIPES, PipelineConfig
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
+from workflows.engine.state import OVER
 from workflows.log import list_logs
 from workflows.outbox import OutboxState, open_outbox, post_notice
 
@@ -90,7 +91,7 @@ class DurableLoop:
     def resume(self, run_id: str, *, by: str) -> RunView:  # noqa: ARG002 - who asked stands in the audit log
         """Launches a driver for the run."""
         view = self._engine.view(run_id)
-        if view.status in ("succeeded", "cancelled", "deleted"):
+        if view.status in OVER:
             raise RunOver(run_id, view.status)
         active = self._signals(self.facts(run_id).alias).active
         if active is not None and active.run_id != run_id:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from workflows.access import WebhookSecret
 from workflows.configs import RECIPES
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be used; the message names the key and the rule."""
+from workflows.settings_file import read_settings
 
 
 class AliasSettings(BaseModel):
@@ -86,12 +82,4 @@ def load_settings(path: Path) -> Settings:
     Raises:
         SettingsError: It cannot be read, or a value breaks a rule. Secrets are not in the message.
     """
-    try:
-        return Settings.model_validate(tomllib.loads(path.read_text()))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
-    except ValidationError as error:
-        told = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)
-        )
-        raise SettingsError(f"{path}: {told}") from None
+    return read_settings(path, Settings)

@@ -18,7 +18,7 @@ from workflows.access import LOCAL_POLICIES, TEAM_POLICIES, Approvals, Authorize
 from workflows.access.approvals import DEFAULT_EXPIRES_S
 from workflows.access.errors import AuditUnavailable
 from workflows.engine import Engine, RunNotFound
-from workflows.metrics import OVER
+from workflows.engine.state import OVER
 from workflows.outbox import Found
 
 MIN_LEFT_S = 60.0

@@ -21,10 +21,10 @@ from steps.common.release_state import ReleaseState
 from steps.common.releases import open_release_log
 from steps.common.signals import SignalState, open_signal_log
 from steps.monitor.metrics import STAGES
+from workflows.engine.state import OVER
 from workflows.log import Log, LogError, Record, Store, stored_records
 from workflows.outbox import OutboxState, open_outbox
 
-OVER = frozenset({"succeeded", "cancelled", "deleted"})
 FRESH_S = 5.0
 """Two looks within this time show the same."""
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from triggers.settings import Settings, SettingsError, load_settings
+from triggers.settings import Settings, load_settings
+from workflows.settings_file import SettingsError
 
 STRONG = "whsec_" + "bjg0" * 8
 

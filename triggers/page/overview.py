@@ -12,11 +12,11 @@ from triggers.loop_api import AliasView, LoopApi, RunFacts
 from triggers.routes.outbox import visible
 from workflows.access import Principal, Question, resources
 from workflows.engine import RunNotFound, RunSummary, RunView, StepView, Wait
+from workflows.engine.state import OVER
 from workflows.outbox import Event
 
 MAX_RUNS, MAX_EVENTS = 25, 20
 STAGES = ("idle", *signals.STAGES, "cooldown")
-OVER = frozenset({"succeeded", "cancelled", "deleted"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from triggers.loop_api import LoopApi, RunFacts
 from triggers.problems import PROBLEMS
 from workflows.access import Principal, Question, Resource, resources
 from workflows.engine import RunView
+from workflows.engine.state import OVER
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=PROBLEMS)
 
@@ -32,7 +33,7 @@ IdempotencyKey = Annotated[
         examples=["form-2026-11-24-1"],
     ),
 ]
-_OVER = frozenset({"succeeded", "cancelled", "deleted", "failed", "dead"})
+_OVER = OVER | {"failed", "dead"}
 
 
 @router.post("", status_code=202)

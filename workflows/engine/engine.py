@@ -343,8 +343,9 @@ class Engine:
         Raises:
             ValueError: Nothing is wrong with the run, or nothing is left of it.
         """
-        new_id = _checked(run_id_new or f"{run_id[:56]}-r{self.verify(run_id).length}"[:64])
-        mend(self.blobs, run_id, new_id)
+        found = self.verify(run_id)
+        new_id = _checked(run_id_new or f"{run_id[:56]}-r{found.length}"[:64])
+        mend(self.blobs, run_id, new_id, found)
         # Its last claim was copied too, and nobody holds this run.
         self._log(new_id).append(lambda state: outsiders.release(state, at=self.store.now()))
         return new_id

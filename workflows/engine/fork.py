@@ -12,7 +12,7 @@ from typing import Any
 from workflows.engine.errors import StepNotFound
 from workflows.engine.launch import Launch
 from workflows.engine.state import RunState, downstream
-from workflows.log import Blobs, NotFound, fork_log, keep_reachable, log_references, references, verify_log
+from workflows.log import Blobs, NotFound, Verification, fork_log, keep_reachable, log_references, references
 
 _logger = logging.getLogger(__name__)
 
@@ -53,14 +53,19 @@ def keep_shared(reused: dict[str, Any], blobs: Blobs) -> None:
         raise NotFound(blobs.store.uri, blobs.key(missing[0]))
 
 
-def mend(blobs: Blobs, run_id: str, new_id: str) -> None:
+def mend(blobs: Blobs, run_id: str, new_id: str, found: Verification) -> None:
     """Makes a new run of the records before a corrupt one. The old run stays as it is.
+
+    Args:
+        blobs: Of the storage.
+        run_id: The run.
+        new_id: Id of the new one.
+        found: What the check of the old one found.
 
     Raises:
         ValueError: Nothing is wrong with the run, or nothing is left of it.
     """
     store = blobs.store
-    found = verify_log(store, f"runs/{run_id}")
     if found.ok:
         raise ValueError(f"run {run_id!r} is whole: {found.length} records")
     if not found.length:

@@ -15,20 +15,19 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from workflows.engine.claims import start_time
 from workflows.engine.errors import HeadError
+from workflows.engine.processes import descendants, end
 
 NUM_CPUS = 4
 """Logical: most steps wait rather than compute, and shares of one CPU are handed out below it."""
@@ -187,14 +186,14 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int, dashboard: bool)
                 check=True,
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
-            _end(_processes_below(temp_dir))
+            end(_processes_below(temp_dir), STOP_GRACE_S, STOP_GRACE_S)
             raise HeadError(f"Ray did not start ({error})", log.read_text(errors="replace")[-2000:]) from error
     head = Head(
         f"127.0.0.1:{port}",
         str(token_file),
         str(temp_dir),
         f"http://127.0.0.1:{dashboard_port}" if dashboard else "",
-        _processes_below(temp_dir),
+        {str(pid): at for pid, at in _processes_below(temp_dir).items()},
     )
     temporary = state / "ray.json.new"
     _write_private(temporary, json.dumps(asdict(head), indent=2))
@@ -259,7 +258,7 @@ def _adopt(environment: Mapping[str, str]) -> None:
         AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _processes_below(temp_dir: Path) -> dict[str, int]:
+def _processes_below(temp_dir: Path) -> dict[int, int]:
     """Ray's own processes that name the folder on their command line; workers end with their raylet."""
     found = {}
     for folder in Path("/proc").iterdir():
@@ -271,28 +270,7 @@ def _processes_below(temp_dir: Path) -> dict[str, int]:
             continue
         at = start_time(int(folder.name))
         if str(temp_dir).encode() in command and at is not None and int(folder.name) != os.getpid():
-            found[folder.name] = at
-    return found
-
-
-def _descendants(processes: Mapping[str, int]) -> dict[str, int]:
-    """Start time by pid of all children, and theirs."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(folder.name))
-    found: dict[str, int] = {}
-    stack = [int(pid) for pid in processes]
-    while stack:
-        for pid in children.get(stack.pop(), ()):
-            at = start_time(pid)
-            if at is not None and str(pid) not in found:
-                found[str(pid)] = at
-                stack.append(pid)
+            found[int(folder.name)] = at
     return found
 
 
@@ -303,27 +281,14 @@ def _stop_recorded(state: Path) -> bool:
         return False
     # Ray's agents restart under other pids, so those that name the head's own folder belong to it too; so do workers
     # below them.
-    own = {pid: at for pid, at in head.processes.items() if start_time(int(pid)) == at}
+    own = {int(pid): at for pid, at in head.processes.items() if start_time(int(pid)) == at}
     own |= _processes_below(Path(head.temp_dir))
-    stopped = _end({**own, **_descendants(own)})
+    own |= descendants(own)
+    end(own, STOP_GRACE_S, STOP_GRACE_S)
     (state / "ray.json").unlink()
     if head.temp_dir.startswith("/tmp/el-"):  # noqa: S108 - only what `_start` made
         shutil.rmtree(head.temp_dir, ignore_errors=True)
-    return stopped
-
-
-def _end(processes: Mapping[str, int]) -> bool:
-    """Ends these processes, if they are still the same ones; whether any was there."""
-    living = {int(pid): at for pid, at in processes.items() if start_time(int(pid)) == at}
-    for ending, grace_s in ((signal.SIGTERM, STOP_GRACE_S), (signal.SIGKILL, STOP_GRACE_S)):
-        for pid, at in living.items():
-            if start_time(pid) == at:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, ending)
-        deadline = time.monotonic() + grace_s
-        while time.monotonic() < deadline and any(start_time(pid) == at for pid, at in living.items()):
-            time.sleep(0.05)
-    return bool(living)
+    return bool(own)
 
 
 @contextmanager

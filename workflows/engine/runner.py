@@ -64,13 +64,13 @@ class _Tasks:
     """Ray's remote functions, one per shape of resources: making one costs more than calling it."""
 
     recorded_code: str
-    _made: dict[tuple[float, float, int | None, str], Any] = field(default_factory=dict)
+    _made: dict[tuple[float, float, int | None, frozenset[tuple[str, str]]], Any] = field(default_factory=dict)
 
     def submit(self, options: Mapping[str, Any], payload: bytes, environment: Mapping[str, str]) -> Any:
         import ray
 
         own = dict(environment) | ({"RECORDED_CODE": self.recorded_code} if self.recorded_code else {})
-        shape = (options["num_cpus"], options["num_gpus"], options["memory_bytes"], json.dumps(own, sort_keys=True))
+        shape = (options["num_cpus"], options["num_gpus"], options["memory_bytes"], frozenset(own.items()))
         if shape not in self._made:
             # Ray must not repeat an attempt behind the journal.
             self._made[shape] = ray.remote(

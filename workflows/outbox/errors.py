@@ -1,7 +1,6 @@
 """What can go wrong around the outbox.
 
 ValueError
-|- SettingsError       the file of settings cannot be used; names the key and the rule
 `- InvalidNotice       a notice from outside breaks a rule; names the field and the rule
 LookupError
 `- NoSuchDelivery      the outbox holds no delivery of that id
@@ -11,19 +10,7 @@ A delivery that fails is no error: it is a record, and is tried again.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be used. Secrets are not in the message."""
-
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.reason)
 
 
 class InvalidNotice(ValueError):

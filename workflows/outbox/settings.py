@@ -14,17 +14,16 @@ headers = { "x-everloop-token" = "..." }
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from workflows.access import WebhookSecret
 from workflows.log import SEVERITIES, Notification, Severity
-from workflows.outbox.errors import SettingsError
+from workflows.settings_file import read_settings
 
 _SIGNED = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature", "content-type", "content-length", "host"})
 
@@ -137,15 +136,7 @@ def load_outbox_settings(path: Path) -> OutboxSettings:
     Raises:
         SettingsError: It cannot be read, or a value breaks a rule. Secrets are not in the message.
     """
-    try:
-        found = OutboxSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(path, str(error)) from error
-    except ValidationError as error:
-        told = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)
-        )
-        raise SettingsError(path, told) from None
+    found = read_settings(path, OutboxSettings)
     if found.principals is None:
         return found
     return found.model_copy(update={"principals": path.parent / found.principals})

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workflows.services.errors import ServicesConfigError
+from workflows.settings_file import broken_rules
 
 DEFAULTS = Path(__file__).with_name("services.toml")
 HOST = "127.0.0.1"
@@ -125,8 +126,7 @@ def load_config(changes: Path | None = None) -> ServicesConfig:
     try:
         return ServicesConfig.model_validate(document)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ServicesConfigError(str(changes or DEFAULTS), told) from None
+        raise ServicesConfigError(str(changes or DEFAULTS), broken_rules(error)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -18,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workflows.engine.claims import start_time
+from workflows.engine.processes import end
 
 MARK = "EVERLOOP_SERVICE"
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +90,6 @@ def members(folder: Path) -> dict[int, int]:
         if at is not None and mark in environment.split(b"\0"):
             found[int(entry.name)] = at
     return found
-
-
-def end(processes: Mapping[int, int], grace_s: float) -> bool:
-    """Ends processes, gently and after a grace by force. True: none of them is left."""
-    for ending, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
-        for pid, at in processes.items():
-            if start_time(pid) == at:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, ending)
-        deadline = time.monotonic() + wait_s
-        while (left := any(start_time(pid) == at for pid, at in processes.items())) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        if not left:
-            return True
-    return False
 
 
 def stop(folder: Path, grace_s: float) -> bool:

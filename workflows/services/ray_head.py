@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from steps.deploy.converge import ENDPOINT_KEY
 from workflows.engine import head as ray_head
+from workflows.engine.processes import descendants
 from workflows.log import AlreadyExists, open_store
 from workflows.services import process
 from workflows.services.config import HOST
@@ -67,12 +68,13 @@ class RayHead(Service):
             if (self.site.state / "ray.json").exists():
                 return Status(self.name, "died", detail="its processes are gone")
             return Status(self.name, "stopped")
-        pids = [int(pid) for pid in ray_head._descendants(found.processes) | dict(found.processes)]
+        own = [int(pid) for pid in found.processes]
+        pids = [*own, *(pid for pid in descendants(own) if pid not in own)]
         port = urlsplit(found.dashboard).port if found.dashboard else None
         problem = self._problem()
         up_s = time.time() - (self.site.state / "ray.json").stat().st_mtime
         memory = process.memory_bytes(pids)
-        pid = min(int(pid) for pid in found.processes)
+        pid = min(own)
         return Status(self.name, "unhealthy" if problem else "healthy", pid, port, memory, up_s, problem)
 
     def _problem(self) -> str:

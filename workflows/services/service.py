@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from workflows.engine.processes import end
 from workflows.services import process
 from workflows.services.errors import NotHealthy, PortTaken, ProgramMissing
 from workflows.services.site import PROJECT, Site
@@ -134,7 +135,7 @@ class Daemon(Service):
             if found.digest == launch.digest():
                 done = "left"
             else:
-                process.end({found.pid: found.started}, self.site.config.waits.stop_s)
+                end({found.pid: found.started}, self.site.config.waits.stop_s)
                 done = "restarted"
         if done != "left":
             self._free_ports()
@@ -176,7 +177,7 @@ class Daemon(Service):
             ours = process.members(self.folder)
             if holder not in ours:
                 raise PortTaken(self.name, port, process.describe(holder), self.port_advice)
-            process.end(ours, self.site.config.waits.stop_s)
+            end(ours, self.site.config.waits.stop_s)
 
     def _await_health(self, started: process.Started) -> None:
         deadline = time.monotonic() + self.site.config.waits.healthy_s

@@ -65,7 +65,7 @@ def test_a_mended_run_renews_what_its_records_name(engine: Engine, tmp_path: Pat
     record.write_bytes(b"{")
     make_old(engine, tmp_path, result, 30)
 
-    mend(engine.blobs, "torn", "mended")
+    mend(engine.blobs, "torn", "mended", engine.verify("torn"))
 
     assert Log(engine.store, "runs/mended", _Count()).state == 2
     assert collect_garbage(engine.blobs, []).deleted == ()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from workflows.engine.processes import end
 from workflows.services import process
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -26,7 +27,7 @@ PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'impor
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "service"
-    process.end(process.members(tmp_path / "service"), 0.1)
+    end(process.members(tmp_path / "service"), 0.1)
 
 
 def begin(folder: Path, command: list[str]) -> process.Started:
