@@ -10,13 +10,13 @@ from typing import Any, get_args
 
 from steps.common import signals
 from steps.common.releases import open_release_log
-from steps.common.signals import Admitted, Merged, Signal, SignalState, Source, Suppressed, open_signal_log
+from steps.common.signals import Signal, SignalState, Source, open_signal_log
 from triggers.loop_api import AliasView, InvalidRequest, NotStarted, RunFacts, SignalOutcome, Started
 from triggers.overrides import overridden, recipe_config
 from triggers.run_facts import FactsOfRuns
 from triggers.settings import AliasSettings
 from workflows.access import ApprovalDecision, Directory
-from workflows.api import Loop, NotAdmitted, Start
+from workflows.api import Loop, NotAdmitted
 from workflows.configs import RECIPES, PipelineConfig
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
 from workflows.engine.state import OVER
@@ -220,7 +220,7 @@ class DurableLoop:
         parent: tuple[str, str] | None = None,
     ) -> Started:
         try:
-            begun = self._begin(config, found, run_id, override_by, parent)
+            begun = self._loop.start(config, found, run_id=run_id, override_by=override_by, fork_of=parent)
         except NotAdmitted as error:
             raise NotStarted(str(error)) from error
         except StepNotFound as error:
@@ -228,37 +228,6 @@ class DurableLoop:
         if not begun.merged:
             self._launch(begun.run_id)
         return Started(begun.run_id, "merged" if begun.merged else "started")
-
-    def _begin(
-        self,
-        config: PipelineConfig,
-        found: Signal,
-        run_id: str,
-        override_by: str | None,
-        parent: tuple[str, str] | None,
-    ) -> Start:
-        if parent is None:
-            return self._loop.start(config, found, run_id=run_id, override_by=override_by)
-        alias = config.deploy.alias
-        self._engine.plan(parent[0], config=config, from_step=parent[1])  # refuses an unknown step before admission
-        self._loop.settle(alias)
-        log = open_signal_log(self._store, alias)
-        request = {
-            "config": config.model_dump(mode="json", by_alias=True),
-            "fork": {"of": parent[0], "from": parent[1]},
-        }
-        now = self._store.now()
-        decision = signals.admit(
-            log, found, config.signals, now=now, override_by=override_by, request=request, run_id=run_id
-        )
-        match decision:
-            case Suppressed(_, message, _, _):
-                raise NotStarted(f"not started: {message}")
-            case Merged(merged_id):
-                return Start(merged_id, merged=True)
-            case Admitted(admitted_id):
-                self._loop.settle(alias)  # begins what was admitted, here as after a crash
-                return Start(admitted_id, merged=False)
 
     def _known(self, run_id: str, is_same: Callable[[Any], bool]) -> Started | None:
         """The run of a request that was made before; driven again if the door died before it could launch it.

@@ -115,6 +115,7 @@ class Loop:
         *,
         run_id: str | None = None,
         override_by: str | None = None,
+        fork_of: tuple[str, str] | None = None,
     ) -> Start:
         """Asks for a run; safe to repeat after a crash anywhere.
 
@@ -123,11 +124,14 @@ class Loop:
             found: Why.
             run_id: Its id; by default derived from the cause.
             override_by: Who pushes it past cooldown and budget.
+            fork_of: A run that it shares the finished steps of, and the step from which on it runs its own.
 
         Raises:
             NotAdmitted: It is suppressed; the reason is in the signal log.
+            workflows.engine.RunNotFound: There is no such run to fork.
+            workflows.engine.StepNotFound: It has no such step.
         """
-        return self._ask(config, found, {}, run_id=run_id, override_by=override_by)
+        return self._ask(config, found, self._fork_request(config, fork_of), run_id=run_id, override_by=override_by)
 
     def fork(self, run_id: str, from_step: str, config: PipelineConfig | None, *, by: str | None = None) -> Start:
         """Starts a run that shares what another one has finished before a step.
@@ -139,10 +143,9 @@ class Loop:
         """
         config = config or self.engine.config(run_id)
         assert isinstance(config, PipelineConfig), "runs of the loop have its config"
-        self.engine.plan(run_id, config=config, from_step=from_step)  # what cannot be forked never holds the alias
-        new_id, parent = new_run_id(), {"of": run_id, "from": from_step}
-        found = self.signal(config, "manual", window=new_id, reason="fork", evidence=parent)
-        return self._ask_by_hand(config, found, {"fork": parent}, run_id=new_id, by=by)
+        new_id, extra = new_run_id(), self._fork_request(config, (run_id, from_step))
+        found = self.signal(config, "manual", window=new_id, reason="fork", evidence=extra["fork"])
+        return self._ask_by_hand(config, found, extra, run_id=new_id, by=by)
 
     def drive(self, run_id: str, *, code: Any = "same", observer: Callable[[RunView], None] | None = None) -> RunView:
         """Runs a run until it ends or only waits, and keeps the signal log in line.
@@ -194,6 +197,14 @@ class Loop:
         for found in signals.due(state, config.signals, self.engine.store.now()):
             return self.start(config, found)
         return None
+
+    def _fork_request(self, config: PipelineConfig, fork_of: tuple[str, str] | None) -> dict[str, Any]:
+        """What an admission says of a fork; what cannot be forked is refused here, and never holds the alias."""
+        if fork_of is None:
+            return {}
+        run_id, from_step = fork_of
+        self.engine.plan(run_id, config=config, from_step=from_step)
+        return {"fork": {"of": run_id, "from": from_step}}
 
     def _ask_by_hand(
         self, config: PipelineConfig, found: Signal, extra: Mapping[str, Any], *, run_id: str, by: str | None

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from workflows.engine.state import OVER
 from workflows.log import CorruptRecord, Draft, Log, Notification, Record, Store, UnsupportedFormat, stored_records
 from workflows.outbox.notices import NOTICES
 from workflows.outbox.settings import Receiver
@@ -22,9 +23,6 @@ from workflows.outbox.state import CLOSED, OutboxState
 
 FOLDERS = ("runs", "releases", "signals", "monitors")
 """Folders whose children are logs that tell."""
-
-LAST_KINDS = frozenset({"succeeded", "cancelled", "deleted"})
-"""A run that has one of these gets no more records that tell."""
 
 LOOK_BACK_S = 24 * 3600.0
 """The outbox of a storage that had none begins with what happened since."""
@@ -142,7 +140,7 @@ class Collector:
         try:
             for record in stored_records(self._store, name, start):
                 look.end = record.index + 1
-                look.closed = look.closed or (name.startswith("runs/") and record.kind in LAST_KINDS)
+                look.closed = look.closed or (name.startswith("runs/") and record.kind in OVER)
                 if record.notify and not self._is_copy(name, record):
                     look.found += notifications_of(name, record)
         except (CorruptRecord, UnsupportedFormat) as error:
