@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steps.common import signals
@@ -84,10 +84,52 @@ class Loop:
         reason: str | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Signal:
-        """Makes a signal about the champion that answers now."""
+        """Makes a signal about the champion that answers now.
+
+        The champion is no part of its key: a window of a schedule, an alert or a request that is told again after a
+        promotion is the same cause.
+        """
         alias = config.deploy.alias
-        champion = self._champion(alias)
-        return signals.signal(alias, source, window=window, champion=champion, reason=reason, evidence=evidence)
+        found = signals.signal(alias, source, window=window, champion=None, reason=reason, evidence=evidence)
+        return replace(found, champion=self._champion(alias))
+
+    def start_once(
+        self,
+        config: PipelineConfig,
+        source: signals.Source,
+        *,
+        window: str,
+        run_id: str | None = None,
+        by: str | None = None,
+    ) -> Start:
+        """Starts the run of a window, once, however often it is asked for and whatever was promoted since.
+
+        A schedule is held back by cooldown and budget, as every signal is; who asks by hand (`manual`) is not.
+
+        Args:
+            config: What to run.
+            source: Who speaks.
+            window: The stretch of time that it is about, such as the data interval of a schedule.
+            run_id: Id of its run; by default derived from the cause. One that exists is attached to, if it was asked
+                the very same.
+            by: Who asks; by default the user of the operating system.
+
+        Returns:
+            The window's own run, or, as `merged`, another run that answers for it.
+
+        Raises:
+            NotAdmitted: It is suppressed; the reason is in the signal log.
+            workflows.engine.RunMismatch: The id is taken by another run.
+        """
+        by = by or getpass.getuser()
+        found = self.signal(config, source, window=window, evidence={"by": by})
+        run_id = run_id or signals.run_id_of(found)
+        begun = self.start(config, found, run_id=run_id, override_by=by if source == "manual" else None)
+        if begun.run_id != run_id:
+            return begun
+        if begun.merged:
+            self.engine.start(build, config, run_id=run_id, labels=_labels(config))
+        return Start(run_id, merged=False)
 
     def start_by_hand(self, config: PipelineConfig, *, run_id: str | None = None, by: str | None = None) -> Start:
         """Starts a run because a person asks: neither cooldown nor budget hold it back, an active run does.

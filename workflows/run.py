@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workflows.api import Loop, NotAdmitted
+from workflows.api import Loop, NotAdmitted, Start
 from workflows.caller import Caller, NotAllowed
 from workflows.command_line import (
     DONE,
@@ -50,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", action="append", default=[], metavar="section.key=value", help="change one field")
     made.add_argument("--from", dest="from_step", metavar="STEP", help="first step that a fork runs again")
     made.add_argument("--run-id", metavar="ID", help="id of the new run; a known one is attached to")
+    made.add_argument(
+        "--source",
+        choices=["schedule", "manual"],
+        help="who asks: a schedule rests between runs and has a budget, a person has not (default: manual)",
+    )
+    made.add_argument("--window", metavar="W", help="what it is asked for, such as a data interval: one run each")
     made.add_argument("--dry-run", action="store_true", help="say what would run, and its effects, and stop")
     code = made.add_mutually_exclusive_group()
     code.add_argument("--accept-code", action="store_true", help="go on although the code has changed")
@@ -99,6 +105,10 @@ def _check(made: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
         made.error("--accept-code and --code go with --resume ID")
     if arguments.resume and (arguments.set or arguments.run_id):
         made.error("--resume ID takes neither --set nor --run-id: a run keeps its config; --fork ID changes it")
+    if bool(arguments.source) != bool(arguments.window):
+        made.error("--source and --window W go together")
+    if arguments.source and (arguments.resume or arguments.fork or arguments.down):
+        made.error("--source and --window W are of a new run, not of --resume, --fork or --down")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -109,7 +119,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _show_plan(_plan(engine, arguments, config), arguments.json)
     engine.check_storage()
-    run_id = _begin(arguments, loop, config)
+    try:
+        begun = _begin(arguments, loop, config)
+    except NotAdmitted as refusal:
+        if not arguments.source:
+            raise
+        return _tell(arguments, "suppressed", arguments.run_id, refusal.reason)
+    if arguments.source and begun.merged:
+        status = engine.view(begun.run_id).status
+        return _tell(arguments, "merged", begun.run_id, f"run {begun.run_id} answers for it", status)
+    run_id = begun.run_id
     resume = f"python -m workflows.run --resume {run_id}" + _storage_flag(storage)
     print(f"run {run_id}; if it stops, go on with: {resume}", file=sys.stderr)
     code = "accept" if arguments.accept_code else arguments.code or "same"
@@ -119,27 +138,30 @@ def _run(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\ninterrupted; go on with: {resume}", file=sys.stderr)
             raise
-    return _show(engine, view, storage, arguments.json, resume)
+    return _show(engine, view, arguments, resume)
 
 
-def _begin(arguments: argparse.Namespace, loop: Loop, config: PipelineConfig | None) -> str:
+def _begin(arguments: argparse.Namespace, loop: Loop, config: PipelineConfig | None) -> Start:
     """The run to drive, once the caller may have it."""
     engine = loop.engine
     caller = Caller(arguments.storage, engine.store, arguments.acting_as)
     directory, subject = caller.directory, caller.principal.subject
     if arguments.resume:
         caller.require(("resume_run", known_run(engine, directory, arguments.resume)))
-        return str(arguments.resume)
+        return Start(arguments.resume, merged=False)
     if arguments.fork:
         asked = config or engine.config(arguments.fork)
         caller.require(
             ("fork_run", known_run(engine, directory, arguments.fork)),
             ("start_run", new_run(asked, directory, None, subject)),
         )
-        return loop.fork(arguments.fork, arguments.from_step, config, by=subject).run_id
+        return loop.fork(arguments.fork, arguments.from_step, config, by=subject)
     assert config is not None, "only a resume has none"
     caller.require(("start_run", new_run(config, directory, arguments.run_id, subject)))
-    return loop.start_by_hand(config, run_id=arguments.run_id, by=subject).run_id
+    if arguments.source:
+        asked_for, run_id = arguments.window, arguments.run_id
+        return loop.start_once(config, arguments.source, window=asked_for, run_id=run_id, by=subject)
+    return loop.start_by_hand(config, run_id=arguments.run_id, by=subject)
 
 
 def _may_stop(arguments: argparse.Namespace) -> None:
@@ -177,11 +199,23 @@ def _show_plan(plan: Plan, as_json: bool) -> int:
     return DONE
 
 
-def _show(engine: Engine, view: RunView, storage: str, as_json: bool, resume: str) -> int:
+def _tell(
+    arguments: argparse.Namespace, outcome: str, run_id: str | None, reason: str, status: str | None = None
+) -> int:
+    """Says what became of a cause that gets no run of its own; nothing is wrong."""
+    if arguments.json:
+        print(json.dumps({"outcome": outcome, "run_id": run_id, "reason": reason, "status": status}))
+    else:
+        print(f"{outcome}: {reason}")
+    return DONE
+
+
+def _show(engine: Engine, view: RunView, arguments: argparse.Namespace, resume: str) -> int:
+    storage = arguments.storage
     report = str(write_report(engine, view, state_folder(storage) / "reports" / view.run_id))
     summary = summarize(engine, view, report)
-    if as_json:
-        print(json.dumps(summary))
+    if arguments.json:
+        print(json.dumps({**summary, "outcome": "admitted"} if arguments.source else summary))
     else:
         print(text(summary))
         if summary["endpoint"]:

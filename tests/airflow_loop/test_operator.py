@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +17,13 @@ import pytest
 pytest.importorskip("airflow.sdk", reason="runs in Airflow's environment, by tests/services/test_airflow_units.py")
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.utils.types import DagRunType
 from everloop.attempts import Attempt
 from everloop.endpoint import Endpoint
 from everloop.operator import RUN_ID, RayJobOperator, RayPipelineOperator
 from everloop.outcomes import Outcome
 from everloop.trigger import RayJobTrigger
+from jinja2.sandbox import SandboxedEnvironment
 
 from tests.airflow_loop.fake_ray import TOKEN, FakeRay
 
@@ -103,12 +107,41 @@ async def test_a_kill_in_the_middle_of_an_event_loop_stops_the_job() -> None:
 
 def test_the_command_of_a_round_is_data() -> None:
     operator = RayPipelineOperator(
-        task_id="run", recipe="nano; rm -rf /", storage="s3://b/p?x=1&y=2", overrides='["train.max_steps=5"]'
+        task_id="run",
+        recipe="nano; rm -rf /",
+        storage="s3://b/p?x=1&y=2",
+        overrides='["train.max_steps=5"]',
+        source="schedule",
+        window="a; b",
     )
     assert operator.argv() == [
         *("python", "-m", "workflows.run", "--run-id", RUN_ID, "--recipe", "nano; rm -rf /"),
-        *("--set", "train.max_steps=5", "--storage", "s3://b/p?x=1&y=2", "--json"),
+        *("--set", "train.max_steps=5", "--source", "schedule", "--window", "a; b"),
+        *("--storage", "s3://b/p?x=1&y=2", "--json"),
     ]
+
+
+NIGHT = datetime(2026, 1, 2, 3, tzinfo=UTC)
+INTERVAL = "2026-01-01T03:00:00+00:00/2026-01-02T03:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("run_type", "interval", "asked"),
+    [
+        (DagRunType.SCHEDULED, (NIGHT - timedelta(days=1), NIGHT), ("schedule", INTERVAL)),
+        (DagRunType.ASSET_TRIGGERED, (None, None), ("schedule", "the-dag-run")),
+        (DagRunType.MANUAL, (NIGHT, NIGHT), ("manual", "the-dag-run")),
+    ],
+)  # fmt: skip
+def test_the_data_interval_is_the_cause_of_a_scheduled_round_and_a_press_of_the_button_its_own(
+    run_type: DagRunType, interval: tuple[datetime | None, datetime | None], asked: tuple[str, str]
+) -> None:
+    operator = RayPipelineOperator(task_id="run", recipe="nano", storage="file:///s")
+    dag_run = SimpleNamespace(
+        run_type=run_type, run_id="the-dag-run", data_interval_start=interval[0], data_interval_end=interval[1]
+    )
+    operator.render_template_fields({"dag_run": dag_run}, jinja_env=SandboxedEnvironment(cache_size=0))
+    assert (operator.source, operator.window) == asked
 
 
 class Ti:

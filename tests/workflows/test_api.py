@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from steps.common import signals
+from steps.common import releases, signals
 from steps.common.signals import open_signal_log
-from workflows.api import Loop, NotAdmitted
+from workflows.api import Loop, NotAdmitted, Start
 from workflows.configs import RECIPES, PipelineConfig, load
 from workflows.engine import RunMismatch, StepNotFound
-from workflows.log import Blobs, FailpointHit, encode, open_store
+from workflows.log import Blobs, FailpointHit, TreeRef, encode, open_store
 
 
 @pytest.fixture
@@ -64,6 +64,61 @@ def test_one_cause_starts_one_run_however_often_it_comes(loop: Loop, config: Pip
     assert len({each.run_id for each in begun}) == 1
     assert [each.merged for each in begun] == [False] + [True] * 49
     assert len(loop.engine.list()) == 1
+
+
+def promote(loop: Loop, version: str, run_id: str) -> None:
+    """Makes a model of that version the champion."""
+    log = releases.open_release_log(loop.engine.store, "nano")
+    model = releases.ReleasedModel(version, TreeRef(version * 64, 10, 2), {}, "pages@v1", run_id)
+    opened = releases.open_rollout(
+        rollout_id=version,
+        challenger=model,
+        run_id=run_id,
+        epoch=1,
+        at=1.0,
+        deadline_at=9.0,
+        limits=releases.Limits(),
+        stage="canary",
+        weight=0.5,
+        serving={},
+    )
+    log.append(opened)
+    log.append(releases.promote(version, version, epoch=1, at=2.0, reasons=()))
+
+
+def test_a_window_gets_one_run_whatever_is_promoted_between(loop: Loop, config: PipelineConfig) -> None:
+    first = loop.start_once(config, "schedule", window="monday", run_id="r1", by="Service::airflow")
+    assert first == Start("r1", merged=False)
+    assert loop.start_once(config, "schedule", window="monday", run_id="r1") == first
+    with pytest.raises(RunMismatch, match="num_trials"):
+        loop.start_once(load("nano", None, ["tune.num_trials=3"]), "schedule", window="monday", run_id="r1")
+
+    log = open_signal_log(loop.engine.store, "nano")
+    signals.finished(log, "r1", "promoted", config.signals, now=0.0, champion="7")
+    promote(loop, "7", "r1")
+
+    assert loop.start_once(config, "schedule", window="monday", run_id="r1") == first
+    assert loop.start_once(config, "schedule", window="monday", run_id="r2") == Start("r1", merged=True)
+    assert loop.engine.view("r1").cause["evidence"] == {"by": "Service::airflow"}
+
+
+def test_a_schedule_keeps_to_cooldown_and_budget_and_a_person_does_not(loop: Loop, config: PipelineConfig) -> None:
+    loop.start_once(config, "schedule", window="monday")
+    log, now = open_signal_log(loop.engine.store, "nano"), loop.engine.store.now()
+    active = log.refresh().active
+    assert active is not None
+    assert active.override_by is None
+    loop.engine.cancel(active.run_id)
+    signals.finished(log, active.run_id, "unchanged", config.signals, now=now, champion=None)
+
+    with pytest.raises(NotAdmitted, match="of rest are left"):
+        loop.start_once(config, "schedule", window="tuesday")
+    begun = loop.start_once(config, "manual", window="tuesday", by="ada")
+
+    assert not begun.merged
+    active = log.refresh().active
+    assert active is not None
+    assert (active.run_id, active.override_by) == (begun.run_id, "ada")
 
 
 def test_a_crash_between_admission_and_journal_is_made_good(loop: Loop, config: PipelineConfig) -> None:

@@ -28,6 +28,15 @@ from everloop.trigger import STOP_TIMEOUT_S, RayJobTrigger
 RUN_ID = "{run_id}"
 """Stands in a command for the id of the run, which is derived from the task."""
 
+SOURCE = "{{ 'manual' if dag_run.run_type == 'manual' else 'schedule' }}"
+"""Who asks the loop: whoever presses the button, else the schedule, which rests and has a budget."""
+
+WINDOW = (
+    "{{ dag_run.data_interval_start.isoformat() ~ '/' ~ dag_run.data_interval_end.isoformat()"
+    " if dag_run.run_type == 'scheduled' and dag_run.data_interval_start else dag_run.run_id }}"
+)
+"""What it is asked for: the data interval, or where there is none the DAG run. One run of the loop each."""
+
 SUBMIT_TIMEOUT_S = 60.0
 SUBMIT_PAUSE_S = 2.0
 
@@ -210,9 +219,11 @@ class RayPipelineOperator(RayJobOperator):
         storage: Storage URI of the loop, as the cluster sees it.
         overrides: `section.key=value` items, or a JSON list of them (for templates).
         python: The interpreter on the cluster.
+        source: `schedule` or `manual`.
+        window: What the run is asked for: one window, one run.
     """
 
-    template_fields: Sequence[str] = ("recipe", "storage", "overrides", "python", "env_vars")
+    template_fields: Sequence[str] = ("recipe", "storage", "overrides", "python", "source", "window", "env_vars")
 
     def __init__(
         self,
@@ -221,6 +232,8 @@ class RayPipelineOperator(RayJobOperator):
         storage: str,
         overrides: Sequence[str] | str = (),
         python: str = "python",
+        source: str = SOURCE,
+        window: str = WINDOW,
         door_conn_id: str | None = "everloop_door",
         **arguments: Any,
     ) -> None:
@@ -229,13 +242,16 @@ class RayPipelineOperator(RayJobOperator):
         self.storage = storage
         self.overrides = overrides
         self.python = python
+        self.source = source
+        self.window = window
 
     def argv(self) -> list[str]:
         """The command of one round."""
         overrides = json.loads(self.overrides or "[]") if isinstance(self.overrides, str) else self.overrides
         changes = [item for change in overrides for item in ("--set", str(change))]
         fixed = [self.python, "-m", "workflows.run", "--run-id", RUN_ID, "--recipe", self.recipe]
-        return [*fixed, *changes, "--storage", self.storage, "--json"]
+        asked = ["--source", self.source, "--window", self.window]
+        return [*fixed, *changes, *asked, "--storage", self.storage, "--json"]
 
     def resume_argv(self) -> list[str]:
         """A run keeps the config that it began with, whatever its recipe says by now."""
