@@ -72,7 +72,7 @@ class Settings:
         """Reads the settings; nothing is created."""
         loop_state = Path(environment.get("EVERLOOP_STATE", "everloop-state")).absolute()
         state = Path(environment.get("EVERLOOP_AIRFLOW_STATE", loop_state / "services" / "airflow")).absolute()
-        names = ("EVERLOOP_RECIPE", "EVERLOOP_STORAGE", "EVERLOOP_PYTHON")
+        names = ("EVERLOOP_RECIPE", "EVERLOOP_OVERRIDES", "EVERLOOP_STORAGE", "EVERLOOP_PYTHON")
         variables = {name.lower(): environment[name] for name in names if environment.get(name)}
         variables.setdefault("everloop_storage", f"file://{loop_state}/storage")
         variables.setdefault("everloop_python", sys.executable)

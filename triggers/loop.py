@@ -17,7 +17,7 @@ from triggers.run_facts import FactsOfRuns
 from triggers.settings import AliasSettings
 from workflows.access import ApprovalDecision, Directory
 from workflows.api import Loop, NotAdmitted
-from workflows.configs import RECIPES, PipelineConfig
+from workflows.configs import PipelineConfig, changed, load
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
 from workflows.engine.state import OVER
 from workflows.log import list_logs
@@ -264,7 +264,7 @@ class DurableLoop:
         settings = self._aliases.get(alias)
         if settings is None or not settings.recipe:
             raise NotStarted(f"nothing was released under {alias!r} yet, and the settings name no recipe for it")
-        return overridden(RECIPES[settings.recipe](), {"deploy.alias": alias}), None
+        return changed(load(settings.recipe, None, settings.overrides), {"deploy": {"alias": alias}}), None
 
     def _is_of(self, run_id: str, alias: str) -> bool:
         try:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from workflows.access import WebhookSecret
-from workflows.configs import RECIPES
+from workflows.configs import RECIPES, load
 from workflows.settings_file import read_settings
 
 
@@ -20,6 +21,7 @@ class AliasSettings(BaseModel):
     recipe: str = Field(
         "", description="What a signal starts before the first release; after it, what made the champion."
     )
+    overrides: tuple[str, ...] = Field((), description="Fields of that recipe, `section.key=value` each.")
 
     @field_validator("recipe")
     @classmethod
@@ -27,6 +29,12 @@ class AliasSettings(BaseModel):
         if value and value not in RECIPES:
             raise ValueError(f"recipe {value!r} is unknown; there are {', '.join(RECIPES)}")
         return value
+
+    @model_validator(mode="after")
+    def _are_possible(self) -> Self:
+        if self.overrides:
+            load(self.recipe or None, None, self.overrides)
+        return self
 
 
 class Settings(BaseModel):

@@ -49,7 +49,12 @@ with DAG(
     params={
         "recipe": Param(None, type=["null", "string"], description="By default the Variable everloop_recipe."),
         "storage": Param(None, type=["null", "string"], description="By default the Variable everloop_storage."),
-        "overrides": Param([], type="array", items={"type": "string"}, description="section.key=value items."),
+        "overrides": Param(
+            [],
+            type="array",
+            items={"type": "string"},
+            description="section.key=value items; by default everloop_overrides.",
+        ),
     },
     tags=["everloop"],
 ):
@@ -57,7 +62,7 @@ with DAG(
         task_id="run",
         recipe="{{ params.recipe or var.value.get('everloop_recipe', 'tiny') }}",
         storage="{{ params.storage or var.value.everloop_storage }}",
-        overrides="{{ params.overrides | tojson }}",
+        overrides="{{ params.overrides | tojson if params.overrides else var.value.get('everloop_overrides', '[]') }}",
         python="{{ var.value.get('everloop_python', 'python') }}",
         poll_s=float(os.environ.get("EVERLOOP_POLL_S", "10")),
         retries=3,

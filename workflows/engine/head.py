@@ -4,7 +4,8 @@ A runner connects to `RAY_ADDRESS` if that is set, else to the head recorded in 
 and records it.
 The head listens on loopback and on free ports only, asks for a token, and outlives the command that started it, so that
 what a run serves stays up. A Ray that somebody else started is never attached to and never stopped: what is stopped
-are the recorded processes, by pid and start time.
+are the recorded processes, by pid and start time. A head that has died is followed by one like it: who knows its Jobs
+interface and its token finds both where they were.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ NUM_CPUS = 4
 
 OBJECT_STORE_BYTES = 512 * 2**20
 BROKER_ACCESS_KEY, BROKER_SECRET_KEY = "EVERLOOP_BROKER_ACCESS_KEY", "EVERLOOP_BROKER_SECRET_KEY"
-NOT_FOR_WORKERS = frozenset({"RAY_ADDRESS", "RAY_AUTH_TOKEN", "EVERLOOP_API_KEY", BROKER_ACCESS_KEY, BROKER_SECRET_KEY})
-"""What a head started from here must not see, and so none of its workers."""
+_SUPERVISORS_MARK = "EVERLOOP_SERVICE"
+NOT_FOR_WORKERS = frozenset(
+    {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "EVERLOOP_API_KEY", BROKER_ACCESS_KEY, BROKER_SECRET_KEY, _SUPERVISORS_MARK}
+)
+"""What a head started from here must not see, and so none of its workers. It outlives the service that starts it, so it
+does not carry the mark by which a service's processes are ended with it."""
 
 START_TIMEOUT_S = 90.0
 STOP_GRACE_S = 3.0
@@ -52,6 +57,8 @@ class Head:
         temp_dir: Sockets and logs.
         dashboard: URL of its HTTP endpoint (jobs, state); empty if it was started without one.
         processes: Start time by pid, of all processes that were started for it.
+        num_cpus: Logical CPUs.
+        object_store_bytes: Size of its shared memory.
     """
 
     address: str
@@ -59,6 +66,8 @@ class Head:
     temp_dir: str
     dashboard: str
     processes: Mapping[str, int]
+    num_cpus: int = NUM_CPUS
+    object_store_bytes: int = OBJECT_STORE_BYTES
 
     def alive(self) -> bool:
         """Whether its processes run: those of this start, not others that happen to have their pids."""
@@ -109,31 +118,26 @@ def connect(state: Path) -> None:
 
 def find(state: Path) -> Head | None:
     """The recorded head, if its processes run."""
-    try:
-        head = Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        _logger.warning("%s is passed over: %s", state / "ray.json", error)
-        return None
-    return head if head.alive() else None
+    head = _recorded(state)
+    return head if head is not None and head.alive() else None
 
 
 def start(
     state: Path,
     *,
-    num_cpus: int = NUM_CPUS,
-    object_store_bytes: int = OBJECT_STORE_BYTES,
+    num_cpus: int | None = None,
+    object_store_bytes: int | None = None,
     dashboard: bool = False,
 ) -> Head:
     """Starts a head and records it; finds the one that another process started at the same time.
 
     Args:
         state: Where it is recorded.
-        num_cpus: Logical CPUs.
-        object_store_bytes: Size of its shared memory.
+        num_cpus: Logical CPUs; by default those of the recorded head, if one has died.
+        object_store_bytes: Size of its shared memory; by default likewise.
         dashboard: Whether it answers the Jobs and State REST interfaces (`Head.dashboard`), by which others hand in
-            work. Nothing of a run needs it, and its ten processes are most of a head's memory and start.
+            work. Nothing of a run needs it, and its ten processes are most of a head's memory and start. A head that
+            follows one with them has them too, at the same address for the same token.
 
     Raises:
         HeadError: Ray did not start, or a head without the dashboard that is asked for runs already; says why.
@@ -144,8 +148,16 @@ def start(
             if dashboard and not found.dashboard:
                 raise HeadError(f"the Ray head at {found.address} has no dashboard", "stop it first: `--down`")
             return found
-        _stop_recorded(state)
-        return _start(state, num_cpus, object_store_bytes, dashboard)
+        before = _recorded(state)
+        if before is not None:
+            _end(before)
+        return _start(
+            state,
+            num_cpus or (before.num_cpus if before else NUM_CPUS),
+            object_store_bytes or (before.object_store_bytes if before else OBJECT_STORE_BYTES),
+            dashboard or bool(before and before.dashboard),
+            before,
+        )
 
 
 def stop(state: Path) -> bool:
@@ -153,15 +165,30 @@ def stop(state: Path) -> bool:
     if not (state / "ray.json").exists():
         return False
     with _locked(state):
-        return _stop_recorded(state)
+        head = _recorded(state)
+        (state / "ray.json").unlink(missing_ok=True)
+        return head is not None and _end(head)
 
 
-def _start(state: Path, num_cpus: int, object_store_bytes: int, dashboard: bool) -> Head:
+def _recorded(state: Path) -> Head | None:
+    try:
+        return Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        _logger.warning("%s is passed over: %s", state / "ray.json", error)
+        return None
+
+
+def _start(state: Path, num_cpus: int, object_store_bytes: int, dashboard: bool, before: Head | None) -> Head:
+    """Starts a head; it replaces the record of the one before only once it runs."""
     token_file = state / "ray-token"
-    _write_private(token_file, secrets.token_hex(32))
+    if before is None or before.token_file != str(token_file) or not token_file.is_file():
+        _write_private(token_file, secrets.token_hex(32))
     # Ray's sockets live below it, and a socket path has 107 bytes at most.
     temp_dir = Path(tempfile.mkdtemp(prefix="el-", dir="/tmp"))
     port, dashboard_port, client_port, *agent_ports = _free_ports(7)
+    dashboard_port = _port_of(before) or dashboard_port
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head",
         "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={num_cpus}",
@@ -194,6 +221,8 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int, dashboard: bool)
         str(temp_dir),
         f"http://127.0.0.1:{dashboard_port}" if dashboard else "",
         {str(pid): at for pid, at in _processes_below(temp_dir).items()},
+        num_cpus,
+        object_store_bytes,
     )
     temporary = state / "ray.json.new"
     _write_private(temporary, json.dumps(asdict(head), indent=2))
@@ -274,18 +303,13 @@ def _processes_below(temp_dir: Path) -> dict[int, int]:
     return found
 
 
-def _stop_recorded(state: Path) -> bool:
-    try:
-        head = Head(**json.loads((state / "ray.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return False
+def _end(head: Head) -> bool:
     # Ray's agents restart under other pids, so those that name the head's own folder belong to it too; so do workers
     # below them.
     own = {int(pid): at for pid, at in head.processes.items() if start_time(int(pid)) == at}
     own |= _processes_below(Path(head.temp_dir))
     own |= descendants(own)
     end(own, STOP_GRACE_S, STOP_GRACE_S)
-    (state / "ray.json").unlink()
     if head.temp_dir.startswith("/tmp/el-"):  # noqa: S108 - only what `_start` made
         shutil.rmtree(head.temp_dir, ignore_errors=True)
     return bool(own)
@@ -315,3 +339,18 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for opened in sockets:
             opened.close()
+
+
+def _port_of(before: Head | None) -> int | None:
+    """The port at which others look for the Jobs interface of the head before, unless somebody else has it by now."""
+    port = urlsplit(before.dashboard).port if before else None
+    if port is None:
+        return None
+    with socket.socket() as tried:
+        # Connections of the dead head may linger; Ray takes the port all the same.
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+    return port

@@ -1,4 +1,4 @@
-"""The programs around the loop: `python -m workflows.services up | down | status | ports | env`.
+"""The programs around the loop: `python -m workflows.services up | down | status | ports | env | watch`.
 
 Exit codes: 0 all is as asked, 1 a service failed, died or is unhealthy, 2 wrong use.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,11 +23,13 @@ from workflows.services.config import load_config
 from workflows.services.display import live, status_table
 from workflows.services.errors import ServicesConfigError, ServicesError
 from workflows.services.principals_file import write_principals
+from workflows.services.process import MARK
 from workflows.services.secret_file import owner
 from workflows.services.service import Service
 from workflows.services.site import Site, open_site
 from workflows.services.supervisor import down, statuses, up
 from workflows.services.table import NAMES, chosen, ports, recorded_names, services
+from workflows.services.watch import Watch, Watcher
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "what",
-        choices=["up", "down", "status", "ports", "env"],
-        help="env prints what commands of the loop need, for a shell",
+        choices=["up", "down", "status", "ports", "env", "watch"],
+        help="env prints what commands of the loop need, for a shell; watch starts again what dies, and is part of up",
     )
     made.add_argument("--only", type=_names, default=(), metavar="NAMES", help=f"some of: {','.join(NAMES)}")
     made.add_argument("--without", type=_names, default=(), metavar="NAMES", help="all but these")
@@ -58,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         site = open_site(config, state, names | recorded_names(state.absolute()))
         if arguments.what == "env":
             return _env(site, arguments.json)
+        if arguments.what == "watch":
+            return _watch(site)
         if arguments.what == "up" and not arguments.only:
             names -= {service.name for service in services(site) if service.missing()}
             site = replace(site, names=site.names & (names | recorded_names(site.state)))
@@ -105,6 +111,17 @@ def _status(_: Site, those: Sequence[Service], as_json: bool) -> int:
     else:
         _console().print(status_table(found))
     return FAILED if any(one.state in ("died", "unhealthy") for one in found) else DONE
+
+
+def _watch(site: Site) -> int:
+    """Until it is ended."""
+    os.environ.pop(MARK, None)  # what is started from here is no part of the watch
+    watcher = Watcher(site.config.watch, _tell)
+    while True:
+        # What was started after this began is watched too.
+        known = replace(site, names=site.names | recorded_names(site.state))
+        watcher.look(known, [service for service in services(known) if service.name != Watch.name])
+        time.sleep(site.config.watch.interval_s)
 
 
 def _ports(found: dict[str, int], as_json: bool) -> int:

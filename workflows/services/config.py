@@ -51,6 +51,7 @@ class LoopSettings(_Section):
     storage: str
     alias: str = Field(min_length=1, max_length=64)
     recipe: str
+    overrides: tuple[str, ...]
 
 
 class MinioSettings(_Section):
@@ -85,6 +86,23 @@ class ReconcilerSettings(_Section):
     interval_s: float = Field(gt=0)
 
 
+class AirflowSettings(_Section):
+    """When Airflow starts what; five-field cron expressions, UTC."""
+
+    cron: str = Field(pattern=r"^\S+( \S+){4}$")
+    maintenance_cron: str = Field(pattern=r"^\S+( \S+){4}$")
+    poll_s: float = Field(gt=0)
+
+
+class WatchSettings(_Section):
+    """How soon a service that has died is started again."""
+
+    interval_s: float = Field(gt=0)
+    first_wait_s: float = Field(ge=0)
+    longest_wait_s: float = Field(gt=0)
+    forgive_s: float = Field(gt=0)
+
+
 class PeopleSettings(_Section):
     """How people are told, by n8n and by Alertmanager: a Slack-compatible webhook, a mail server (keys as in
     `n8n_flows/settings.example.toml`), or both.
@@ -110,6 +128,8 @@ class ServicesConfig(_Section):
     prometheus: PrometheusSettings
     alertmanager: AlertmanagerSettings
     reconciler: ReconcilerSettings
+    airflow: AirflowSettings
+    watch: WatchSettings
     people: PeopleSettings
     waits: Waits
 

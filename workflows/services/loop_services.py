@@ -29,7 +29,12 @@ class Triggers(Daemon):
             "state": str(self.folder / "state"),
             "principals": str(principals),
             "webhook_secrets": {name: [secret] for name, secret in self.site.secrets.webhooks.items()},
-            "aliases": {self.site.config.loop.alias: {"recipe": self.site.config.loop.recipe}},
+            "aliases": {
+                self.site.config.loop.alias: {
+                    "recipe": self.site.config.loop.recipe,
+                    "overrides": list(self.site.config.loop.overrides),
+                }
+            },
         }
         write_private(settings, toml_text(document))
         command = [sys.executable, "-m", "triggers", "--settings", str(settings)]

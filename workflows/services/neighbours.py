@@ -6,6 +6,7 @@ They belong to the set once they are installed: `airflow/start` and `n8n_flows/s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -15,9 +16,11 @@ import time
 import urllib.request
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from workflows.engine.claims import start_time
 from workflows.engine.head import BROKER_ACCESS_KEY, BROKER_SECRET_KEY
 from workflows.services import process
 from workflows.services.errors import NotHealthy, PortTaken
@@ -27,6 +30,7 @@ from workflows.services.site import PROJECT
 from workflows.services.toml_text import toml_text
 
 _INSTALL_S = 900.0
+_AIRFLOW_VARIABLES = ("EVERLOOP_AIRFLOW_VENV", "EVERLOOP_AIRFLOW_DB")
 _RUNNERS_PORT_OFFSET = 1
 """n8n's task runners listen on the port after its own."""
 
@@ -49,40 +53,76 @@ class Neighbour(Service):
     def problem(self) -> str:
         """What keeps it from being healthy; empty if it is."""
 
+    @abstractmethod
+    def components(self) -> Mapping[str, process.Started | None]:
+        """Its processes as its script recorded them, by name; None for one that was never started."""
+
+    def processes(self) -> dict[int, int]:
+        """Start time by pid of all its processes.
+
+        The mark alone does not find them: a program that gives itself another title may overwrite its environment.
+        """
+        found = process.members(self.folder)
+        for component in self.components().values():
+            # Its session outlives it; but a number that leads another process is a stranger's by now.
+            if component is not None and start_time(component.pid) in (None, component.started):
+                found |= process.session_of(component.pid)
+        return found
+
+    def gone(self) -> list[str]:
+        """The components that run no more."""
+        return [name for name, found in self.components().items() if found is None or not found.alive()]
+
     def up(self) -> Literal["left", "started", "restarted"]:
-        running = bool(process.members(self.folder))
-        if running and not self.problem():
+        running = self.processes()
+        digest = self._digest()
+        if running and digest == self._recorded_digest() and not self.gone() and not self.problem():
             return "left"
         port = getattr(self.site.config.ports, self.name)
         holder = process.port_holder(port)
-        if holder is not None and holder not in process.members(self.folder):
+        if holder is not None and holder not in running:
             raise PortTaken(self.name, port, process.describe(holder))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if running and digest != self._recorded_digest():
+            self._run("stop")
         self._run("start")
-        (self.folder / "pid").write_text(json.dumps({"script": str(self.script)}), encoding="utf-8")
+        told = {"script": str(self.script), "digest": digest}
+        (self.folder / "pid").write_text(json.dumps(told), encoding="utf-8")
         if problem := self.problem():
             raise NotHealthy(self.name, problem, process.log_tail(self.folder))
         return "restarted" if running else "started"
 
     def down(self) -> bool:
-        running = bool(process.members(self.folder))
+        running = self.processes()
         if (self.folder / "pid").exists():
             self._run("stop")
-        return process.stop(self.folder, self.site.config.waits.stop_s) or running
+        return process.stop(self.folder, self.site.config.waits.stop_s) or bool(running)
 
     def status(self) -> Status:
         port = getattr(self.site.config.ports, self.name)
         known = (self.folder / "pid").exists()
-        ours = process.members(self.folder)
-        if not ours:
-            if known:
-                return Status(self.name, "died", port=port, detail=f"its processes are gone; see {self.folder}")
+        ours = self.processes()
+        if not known and not ours:
             return Status(self.name, "stopped", port=port, detail=self.missing())
+        if known and (gone := self.gone()):
+            return Status(self.name, "died", port=port, detail=f"{', '.join(gone)} gone; see {self.folder}")
         problem = self.problem()
         first = min(ours, key=lambda pid: ours[pid])
         up_s = time.time() - Path(f"/proc/{first}").stat().st_mtime
         memory = process.memory_bytes(list(ours))
         return Status(self.name, "unhealthy" if problem else "healthy", first, port, memory, up_s, problem)
+
+    def _digest(self) -> str:
+        """SHA-256 over what its script is told: a changed setting gives another one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arguments = list(self.arguments())
+        texts = [path.read_text(encoding="utf-8") for path in map(Path, arguments) if path.is_file()]
+        told = [dict(self.variables()), arguments, texts]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def _recorded_digest(self) -> str:
+        with suppress(OSError, ValueError, KeyError):
+            return str(json.loads((self.folder / "pid").read_text(encoding="utf-8"))["digest"])
+        return ""
 
     def _run(self, command: str) -> None:
         environment = self.site.environment({**self.variables(), process.MARK: str(self.folder)})
@@ -117,8 +157,13 @@ class Airflow(Neighbour):
 
     def variables(self) -> Mapping[str, str]:
         python = self._python()
-        kept = {name: os.environ[name] for name in ("EVERLOOP_AIRFLOW_VENV",) if name in os.environ}
-        return kept | {
+        settings = self.site.config.airflow
+        given = {name: value for name, value in os.environ.items() if name in _AIRFLOW_VARIABLES}
+        return given | {
+            "EVERLOOP_CRON": settings.cron,
+            "EVERLOOP_MAINTENANCE_CRON": settings.maintenance_cron,
+            "EVERLOOP_POLL_S": str(settings.poll_s),
+            "EVERLOOP_OVERRIDES": json.dumps(self.site.config.loop.overrides),
             "EVERLOOP_STATE": str(self.site.state),
             "EVERLOOP_STORAGE": self.site.storage,
             "EVERLOOP_RECIPE": self.site.config.loop.recipe or "tiny",
@@ -137,6 +182,15 @@ class Airflow(Neighbour):
             parts: dict[str, Any] = json.load(answer)
         unwell = [name for name, part in parts.items() if part.get("status") not in ("healthy", None)]
         return f"unwell: {', '.join(unwell)}" if unwell else ""
+
+    def components(self) -> Mapping[str, process.Started | None]:
+        """The four that `airflow/start` has recorded."""
+        recorded: dict[str, dict[str, int]] = {}
+        with suppress(OSError, ValueError):
+            recorded = json.loads((self.folder / "processes.json").read_text(encoding="utf-8"))
+        return {name: process.Started(entry["pid"], entry["started"], 0.0, "") for name, entry in recorded.items()} or {
+            "all": None
+        }
 
     def _python(self) -> Path:
         """The interpreter of the drivers that Airflow submits: it knows who they act as.
@@ -188,6 +242,13 @@ class N8n(Neighbour):
 
     def problem(self) -> str:
         return answers(f"{self.site.url('n8n')}/healthz/readiness")
+
+    def components(self) -> Mapping[str, process.Started | None]:
+        """The server; it looks after its task runner itself."""
+        with suppress(OSError, ValueError):
+            entry = json.loads((self.folder / "data" / "n8n.pid").read_text(encoding="utf-8"))
+            return {"server": process.Started(entry["pid"], entry["started_at"], 0.0, "")}
+        return {"server": None}
 
     def missing(self) -> str:
         if not self.script.exists():

@@ -92,6 +92,19 @@ def members(folder: Path) -> dict[int, int]:
     return found
 
 
+def session_of(leader: int) -> dict[int, int]:
+    """Start time by pid of the living processes of a session; its number is not used anew while one of them lives."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError, ValueError, IndexError):
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found[int(entry.name)] = int(fields[19])
+    return found
+
+
 def stop(folder: Path, grace_s: float) -> bool:
     """Ends the process of a folder, then what it left behind, and forgets it. True: something was running."""
     found = recorded(folder)

@@ -48,6 +48,28 @@ def up(site: Site, services: Sequence[Service], observe: Callable[[Progress], No
     Returns:
         The last progress of each service; look for `failed`.
     """
+    with _locked(site):
+        return _start(services, observe)
+
+
+def heal(
+    site: Site, services: Sequence[Service], observe: Callable[[Progress], None], may: Callable[[str], bool]
+) -> Mapping[str, Progress]:
+    """Starts again what has died and may be started again by now; empty if nothing has.
+
+    What somebody stops meanwhile stays stopped: it is looked at once nobody else starts or stops anything.
+    """
+
+    def dead() -> list[Service]:
+        return [one for one, status in zip(services, statuses(services), strict=True) if status.state == "died"]
+
+    if not any(may(service.name) for service in dead()):
+        return {}
+    with _locked(site):
+        return _start([service for service in dead() if may(service.name)], observe)
+
+
+def _start(services: Sequence[Service], observe: Callable[[Progress], None]) -> Mapping[str, Progress]:
     lock, last = threading.Lock(), {service.name: Progress(service.name, "waits") for service in services}
 
     def tell(progress: Progress) -> None:
@@ -55,7 +77,7 @@ def up(site: Site, services: Sequence[Service], observe: Callable[[Progress], No
             last[progress.name] = progress
             observe(progress)
 
-    with _locked(site), ThreadPoolExecutor(len(services) or 1) as pool:
+    with ThreadPoolExecutor(len(services) or 1) as pool:
         futures: dict[str, Future[bool]] = {}
         for service in services:
             needed = [futures[name] for name in service.after if name in futures]

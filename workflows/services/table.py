@@ -16,6 +16,7 @@ from workflows.services.prometheus import Prometheus
 from workflows.services.ray_head import RayHead
 from workflows.services.service import Service
 from workflows.services.site import Site
+from workflows.services.watch import Watch
 
 KINDS: tuple[type[Service], ...] = (
     Minio,
@@ -27,6 +28,7 @@ KINDS: tuple[type[Service], ...] = (
     Prometheus,
     Airflow,
     N8n,
+    Watch,
 )
 NAMES = tuple(kind.name for kind in KINDS)
 
