@@ -18,6 +18,7 @@ import pytest
 
 from tests.workflows.engine.conftest import until
 from workflows.engine import HeadError, head
+from workflows.engine.claims import start_time
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -94,6 +95,58 @@ def test_a_head_with_a_dashboard_answers_the_jobs_interface_to_who_has_the_token
         down = [sys.executable, "-m", "workflows.engine", "down", "--state", str(tmp_path)]
         subprocess.run(down, cwd=REPOSITORY, env=clean, timeout=60, check=True)
     assert head.find(tmp_path) is None
+
+
+def jobs_interface(dashboard: str, token: str) -> int:
+    """Status with which the Jobs interface answers; 0 if nobody does."""
+    request = urllib.request.Request(f"{dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return int(error.code)
+    except OSError:
+        return 0
+
+
+@pytest.mark.services
+def test_a_head_that_died_is_followed_by_one_whose_jobs_interface_and_token_are_where_they_were(
+    tmp_path: Path,
+) -> None:
+    program = "import sys; from pathlib import Path; from workflows.engine import head; "
+    start = f"{program} head.start(Path(sys.argv[1]), num_cpus=2, dashboard=True)"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", start, str(tmp_path)], cwd=REPOSITORY, env=clean, timeout=200, check=True)
+    try:
+        before = head.find(tmp_path)
+        assert before is not None
+        token = Path(before.token_file).read_text()
+        until(lambda: jobs_interface(before.dashboard, token) == 200)
+        for pid in before.processes:
+            os.kill(int(pid), signal.SIGKILL)
+        until(lambda: jobs_interface(before.dashboard, token) == 0)
+        assert head.find(tmp_path) is None
+
+        assert ask(tmp_path)["cpus"] == 2
+
+        after = head.find(tmp_path)
+        assert after is not None
+        assert (after.dashboard, Path(after.token_file).read_text()) == (before.dashboard, token)
+        until(lambda: jobs_interface(before.dashboard, token) == 200)
+        assert jobs_interface(before.dashboard, "0" * 64) == 403
+    finally:
+        head.stop(tmp_path)
+    assert jobs_interface(before.dashboard, token) == 0
+
+
+def test_a_record_of_before_heads_named_their_size_is_read(tmp_path: Path) -> None:
+    here = {str(os.getpid()): start_time(os.getpid())}
+    record = {"address": "127.0.0.1:1", "token_file": "", "temp_dir": "", "dashboard": "", "processes": here}
+    (tmp_path / "ray.json").write_text(json.dumps(record))
+    found = head.find(tmp_path)
+    assert found is not None
+    assert found.num_cpus == head.NUM_CPUS
 
 
 def test_a_recorded_process_that_is_another_one_by_now_is_neither_attached_to_nor_stopped(tmp_path: Path) -> None:
