@@ -255,9 +255,9 @@ class DurableLoop:
         well.
         """
         if source == "push":
-            for summary in self.list_runs():
-                if summary.status == "succeeded" and self._is_of(summary.run_id, alias):
-                    return self._config(summary.run_id), (summary.run_id, PUSH_FROM)
+            good = self._loop.last_good(alias)
+            if good is not None:
+                return self._config(good), (good, PUSH_FROM)
         champion = open_release_log(self._store, alias).refresh().champion
         if champion is not None:
             return self._config(champion.run_id), None
@@ -265,12 +265,6 @@ class DurableLoop:
         if settings is None or not settings.recipe:
             raise NotStarted(f"nothing was released under {alias!r} yet, and the settings name no recipe for it")
         return changed(load(settings.recipe, None, settings.overrides), {"deploy": {"alias": alias}}), None
-
-    def _is_of(self, run_id: str, alias: str) -> bool:
-        try:
-            return self.facts(run_id).alias == alias
-        except RunNotFound:
-            return False
 
     def _names(self) -> list[str]:
         released = (name.removeprefix("releases/") for name in list_logs(self._store, "releases"))

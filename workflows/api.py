@@ -229,16 +229,50 @@ class Loop:
         return [name.removeprefix("signals/") for name in list_logs(self.engine.store, "signals")]
 
     def start_due(self, alias: str) -> Start | None:
-        """Starts the oldest signal that waits and may run now, with the config of the run that made the champion."""
-        log = self._signals(alias)
-        state = log.refresh()
-        champion = open_release_log(self.engine.store, alias).refresh().champion
-        if champion is None or not state.pending:
+        """Starts what has waited longest and may run now, with the config of the run that made the champion; a fork is
+        one of the latest good run by then.
+        """
+        state = self._signals(alias).refresh()
+        base = self._base_config(alias, state)
+        if base is None:
             return None
-        config = self.engine.config(champion.run_id)
-        for found in signals.due(state, config.signals, self.engine.store.now()):
-            return self.start(config, found)
+        for waiting in signals.due(state, base.signals, self.engine.store.now()):
+            parent = self._parent(alias, waiting.request)
+            config = self.engine.config(parent[0]) if parent else base
+            return self.start(config, waiting.signal, fork_of=parent)
         return None
+
+    def last_good(self, alias: str) -> str | None:
+        """The latest run of an alias that has succeeded and is still there, whatever became of its model."""
+        self.settle(alias)
+        for past in reversed(self._signals(alias).refresh().finished):
+            if past.outcome not in ("failed", "cancelled") and self._has_succeeded(past.run_id):
+                return past.run_id
+        return None
+
+    def _base_config(self, alias: str, state: SignalState) -> PipelineConfig | None:
+        """The config of a whole round; before the first release that of a request that waits."""
+        champion = open_release_log(self.engine.store, alias).refresh().champion if state.pending else None
+        if champion is not None:
+            config = self.engine.config(champion.run_id)
+            assert isinstance(config, PipelineConfig), "runs of the loop have its config"
+            return config
+        asked = (waiting.request for waiting in state.pending.values() if waiting.request)
+        return next((PipelineConfig.model_validate(request["config"]) for request in asked), None)
+
+    def _parent(self, alias: str, request: Any) -> tuple[str, str] | None:
+        """What a request that has waited forks now; None: it asks for a whole run, or nothing is left to fork."""
+        asked = request.get("fork") if request else None
+        if asked is None:
+            return None
+        run_id = self.last_good(alias) or (asked["of"] if self._has_succeeded(asked["of"]) else None)
+        return (run_id, asked["from"]) if run_id else None
+
+    def _has_succeeded(self, run_id: str) -> bool:
+        try:
+            return self.engine.view(run_id).status == "succeeded"
+        except RunNotFound:
+            return False
 
     def _fork_request(self, config: PipelineConfig, fork_of: tuple[str, str] | None) -> dict[str, Any]:
         """What an admission says of a fork; what cannot be forked is refused here, and never holds the alias."""
@@ -273,9 +307,15 @@ class Loop:
         log = self._signals(config.deploy.alias)
         self.settle(config.deploy.alias)
         request = {"config": config.model_dump(mode="json", by_alias=True), **extra}
-        now = self.engine.store.now()
         decision = signals.admit(
-            log, found, config.signals, now=now, override_by=override_by, request=request, run_id=run_id
+            log,
+            found,
+            config.signals,
+            now=self.engine.store.now(),
+            override_by=override_by,
+            run_id=run_id,
+            request=request,
+            collects="fork" not in extra or STAGES.get(extra["fork"]["from"]) == "collecting",
         )
         match decision:
             case Admitted(admitted_id):

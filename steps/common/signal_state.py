@@ -84,6 +84,7 @@ class ActiveRun:
         override_by: Who pushed it past cooldown and budget, or None.
         request: What the caller needs to start it again after a crash between admission and start.
         started: Whether its journal exists.
+        collects: Whether it looks at the data anew; a fork that begins later does not, and answers for no new data.
     """
 
     run_id: str
@@ -95,16 +96,28 @@ class ActiveRun:
     override_by: str | None = None
     request: Any = None
     started: bool = False
+    collects: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A lasting cause that has no run yet; later signals of the same incident only add to it."""
+    """A lasting cause that has no run yet; later signals of the same incident only add to it.
+
+    Attributes:
+        signal: The first of them.
+        raised_at: When that came, Unix seconds.
+        keys: Keys of all of them.
+        num_evidence: How many there were.
+        request: What the latest of them asks for, as `ActiveRun.request`; None: a whole run.
+        collects: Whether that looks at the data anew.
+    """
 
     signal: Signal
     raised_at: float
     keys: tuple[str, ...]
     num_evidence: int = 1
+    request: Any = None
+    collects: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +132,7 @@ class FinishedRun:
     keys: tuple[str, ...]
     num_evidence: int
     override_by: str | None
+    collects: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +193,7 @@ class SignalState:
 class SignalFold:
     """Folds the records of a signal log into `SignalState`."""
 
-    version = 2  # `num_decided` came with it
+    version = 3  # `Pending.request` and `collects` came with it
 
     def initial(self) -> SignalState:
         return SignalState()
@@ -223,23 +237,32 @@ def _raised(state: SignalState, data: Mapping[str, Any]) -> SignalState:
     return _wait(_seen(state, found), found, data["at"])
 
 
-def _wait(state: SignalState, found: Signal, at: float) -> SignalState:
+def _wait(state: SignalState, found: Signal, at: float, request: Any = None, collects: bool = True) -> SignalState:
     waiting = state.pending.get(found.incident)
     if waiting is None:
-        waiting = Pending(signal=found, raised_at=at, keys=(found.key,))
+        waiting = Pending(signal=found, raised_at=at, keys=(found.key,), request=request, collects=collects)
     else:
         keys = waiting.keys if found.key in waiting.keys else (*waiting.keys, found.key)
+        # A whole run answers for what asks for less, and not the other way about.
+        if collects or not waiting.collects:
+            waiting = replace(waiting, request=request, collects=collects)
         waiting = replace(waiting, keys=keys, num_evidence=waiting.num_evidence + 1)
     return replace(state, pending={**state.pending, found.incident: waiting})
 
 
 def _admitted(state: SignalState, data: Mapping[str, Any]) -> SignalState:
     found, run_id, at = Signal(**data["signal"]), data["run_id"], data["at"]
-    # The new run has not looked at its data yet, so it covers every cause that waits.
-    waiting = [key for pending in state.pending.values() for key in pending.keys]
+    # The new run has not looked at its data yet, so it covers every cause that waits; unless it never looks.
+    collects = data.get("collects", True)
+    covered = {
+        incident: pending
+        for incident, pending in state.pending.items()
+        if collects or not pending.collects or incident == found.incident
+    }
+    waiting = [key for pending in covered.values() for key in pending.keys]
     keys = tuple(dict.fromkeys([found.key, *waiting]))
-    num_evidence = sum(pending.num_evidence for pending in state.pending.values())
-    if found.incident not in state.pending:
+    num_evidence = sum(pending.num_evidence for pending in covered.values())
+    if found.incident not in covered:
         num_evidence += 1
     active = ActiveRun(
         run_id=run_id,
@@ -250,11 +273,12 @@ def _admitted(state: SignalState, data: Mapping[str, Any]) -> SignalState:
         num_evidence=num_evidence,
         override_by=data["override_by"],
         request=data["request"],
+        collects=collects,
     )
     return replace(
         _seen(state, found, "admitted"),
         active=active,
-        pending={},
+        pending={incident: pending for incident, pending in state.pending.items() if incident not in covered},
         runs_by_key={**state.runs_by_key, **dict.fromkeys(keys, run_id)},
         admitted_at=(*(past for past in state.admitted_at if past > at - DAY_S), at),
     )
@@ -273,7 +297,8 @@ def _merged(state: SignalState, data: Mapping[str, Any]) -> SignalState:
 def _suppressed(state: SignalState, data: Mapping[str, Any]) -> SignalState:
     found, reason, at = Signal(**data["signal"]), data["reason"], data["at"]
     state = _seen(state, found, "suppressed")
-    state = _wait(state, found, at) if data["pending"] else state
+    if data["pending"]:
+        state = _wait(state, found, at, data.get("request"), data.get("collects", True))
     past = SuppressedSignal(source=found.source, key=found.key, reason=reason, at=at)
     return replace(
         state,
@@ -298,6 +323,7 @@ def _started(state: SignalState, data: Mapping[str, Any]) -> SignalState:
         num_evidence=past.num_evidence,
         override_by=past.override_by,
         started=True,
+        collects=past.collects,
     )
     return replace(state, active=active, finished=tuple(run for run in state.finished if run is not past))
 
@@ -319,6 +345,7 @@ def _finished(state: SignalState, data: Mapping[str, Any]) -> SignalState:
         keys=active.keys,
         num_evidence=active.num_evidence,
         override_by=active.override_by,
+        collects=active.collects,
     )
     pending = state.pending
     if data["outcome"] == "promoted":

@@ -157,6 +157,7 @@ def judge(
     *,
     override_by: str | None = None,
     run_id: str | None = None,
+    collects: bool = True,
 ) -> Decision:
     """Decides on a signal. Pure; `admit` records what it says."""
     if found.key in state.runs_by_key:
@@ -164,7 +165,8 @@ def judge(
     if state.active:
         active = state.active
         same_trouble = found.source in ABOUT_CHAMPION and active.signal.incident == found.incident
-        if active.stage in _OPEN_TO_CAUSES or same_trouble:
+        is_open = active.stage in _OPEN_TO_CAUSES and (active.collects or not collects)
+        if is_open or same_trouble:
             return Merged(active.run_id)
         return Suppressed(
             "active_run", f"run {active.run_id} is at stage {active.stage}", None, found.source in _LASTING
@@ -197,6 +199,7 @@ def admit(
     override_by: str | None = None,
     run_id: str | None = None,
     request: Any = None,
+    collects: bool = True,
 ) -> Decision:
     """Decides on a signal and records the decision.
 
@@ -207,7 +210,9 @@ def admit(
         now: Unix seconds by the store's clock.
         override_by: Who pushes it past cooldown, budget and number of rows; recorded. One run at a time still holds.
         run_id: Id of the run if the caller chose one; by default derived from the cause.
-        request: JSON values that the caller needs to start the run; given back as `ActiveRun.request`.
+        request: JSON values that the caller needs to start the run; given back as `ActiveRun.request`, or as
+            `Pending.request` where the signal has to wait.
+        collects: Whether the run would look at the data anew.
 
     Returns:
         `Admitted` to the one caller that recorded the admission, `Merged` to all who come later with the same cause.
@@ -216,26 +221,29 @@ def admit(
 
     def decide(state: SignalState) -> Draft:
         nonlocal decision
-        decision = judge(state, found, policy, now, override_by=override_by, run_id=run_id)
+        decision = judge(state, found, policy, now, override_by=override_by, run_id=run_id, collects=collects)
         data: dict[str, Any] = {"signal": asdict(found), "at": now}
         match decision:
             case Admitted(admitted_id):
-                return Draft(
-                    "admitted", {**data, "run_id": admitted_id, "override_by": override_by, "request": request}
-                )
+                asked = {"request": request, "collects": collects}
+                return Draft("admitted", {**data, "run_id": admitted_id, "override_by": override_by, **asked})
             case Merged(merged_id):
                 return Draft("merged", {**data, "run_id": merged_id})
             case Suppressed(reason, _, _, pending):
-                return Draft("suppressed", {**data, "reason": reason, "pending": pending})
+                asked = {"request": request, "collects": collects} if pending else {}
+                return Draft("suppressed", {**data, "reason": reason, "pending": pending, **asked})
 
     log.append(decide)
     return decision
 
 
-def due(state: SignalState, policy: SignalPolicy, now: float) -> tuple[Signal, ...]:
-    """Gives the pending signals that would be admitted now, oldest first. Writes nothing, so it may be polled."""
-    waiting = sorted(state.pending.values(), key=lambda pending: pending.raised_at)
-    return tuple(each.signal for each in waiting if isinstance(judge(state, each.signal, policy, now), Admitted))
+def due(state: SignalState, policy: SignalPolicy, now: float) -> tuple[Pending, ...]:
+    """Gives what waits and would be admitted now, the oldest first, but what looks at the data anew before that: it
+    answers for the others. Writes nothing, so it may be polled.
+    """
+    waiting = sorted(state.pending.values(), key=lambda pending: (not pending.collects, pending.raised_at))
+    decided = ((each, judge(state, each.signal, policy, now, collects=each.collects)) for each in waiting)
+    return tuple(each for each, decision in decided if isinstance(decision, Admitted))
 
 
 def raise_signal(log: Log[SignalState], found: Signal, *, now: float) -> Record | None:

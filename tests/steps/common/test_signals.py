@@ -97,7 +97,7 @@ def test_other_causes_join_a_run_that_has_not_trained_yet_and_wait_for_one_that_
     assert (suppressed.reason, suppressed.pending) == ("active_run", True)
     finished(log, decision.run_id, "promoted", POLICY, now=10, champion="2")
     assert due(log.state, POLICY, 50) == ()
-    assert due(log.state, POLICY, 111) == (push,)
+    assert [each.signal for each in due(log.state, POLICY, 111)] == [push]
 
 
 def test_cooldown_doubles_with_setbacks_up_to_its_limit_and_a_promote_resets_it(log: Log[SignalState]) -> None:
@@ -149,7 +149,8 @@ def test_alarms_of_one_incident_wait_as_one_and_get_one_run(log: Log[SignalState
         raise_signal(log, drift(window), now=1)
     (waiting,) = log.state.pending.values()
     assert (waiting.num_evidence, len(waiting.keys)) == (3, 3)
-    (found,) = due(log.state, POLICY, 1000)
+    (waiting,) = due(log.state, POLICY, 1000)
+    found = waiting.signal
     decision = admit(log, found, POLICY, now=1000, request={"recipe": "nano"})
     assert isinstance(decision, Admitted)
     assert log.state.pending == {}
@@ -157,6 +158,29 @@ def test_alarms_of_one_incident_wait_as_one_and_get_one_run(log: Log[SignalState
     assert (log.state.active.num_evidence, log.state.active.request) == (3, {"recipe": "nano"})
     for window in ("w1", "w2", "w3"):
         assert admit(log, drift(window), POLICY, now=1001) == Merged(decision.run_id)
+
+
+def test_what_waits_keeps_what_it_asks_for_and_a_whole_run_answers_for_a_fork(log: Log[SignalState]) -> None:
+    decision = admit(log, schedule("a"), POLICY, now=0)
+    assert isinstance(decision, Admitted)
+    advanced(log, decision.run_id, "training")
+    push = [signal("everloop", "push", window=commit, champion="1") for commit in ("c1", "c2")]
+    for number, found in enumerate(push):
+        decision = admit(log, found, POLICY, now=1, request={"fork": number}, collects=False)
+        assert isinstance(decision, Suppressed)
+    admit(log, signal("everloop", "data", window="v2", champion="1"), POLICY, now=2, request={"whole": 1})
+
+    waiting = {each.signal.source: (each.request, each.collects) for each in log.state.pending.values()}
+    assert waiting == {"push": ({"fork": 1}, False), "data": ({"whole": 1}, True)}
+    assert log.state.active is not None
+    finished(log, log.state.active.run_id, "rejected", POLICY, now=3, champion="1")
+    assert [each.signal.source for each in due(log.state, POLICY, 1000)] == ["data", "push"]
+
+    admit(log, push[0], POLICY, now=1000, request={"fork": 1}, collects=False)
+    assert [each.signal.source for each in log.state.pending.values()] == ["data"]
+    assert log.state.active.num_evidence == 2
+    found = signal("everloop", "data", window="v3", champion="1")
+    assert isinstance(admit(log, found, POLICY, now=1001), Suppressed)
 
 
 def test_drift_of_a_dethroned_champion_is_moot_and_new_data_is_not(log: Log[SignalState]) -> None:
@@ -167,7 +191,7 @@ def test_drift_of_a_dethroned_champion_is_moot_and_new_data_is_not(log: Log[Sign
     data = signal("everloop", "data", window="v2", champion="1", num_new_rows=50)
     raise_signal(log, data, now=2)
     finished(log, decision.run_id, "promoted", POLICY, now=3, champion="2")
-    assert due(log.state, POLICY, 10_000) == (data,)
+    assert [each.signal for each in due(log.state, POLICY, 10_000)] == [data]
 
 
 def test_a_resolved_alert_withdraws_its_cause_only_before_training(log: Log[SignalState]) -> None:
@@ -233,7 +257,7 @@ def test_policy_names_what_is_wrong() -> None:
 
 _SOURCES = st.sampled_from(["drift", "alert", "data", "schedule", "manual"])
 _ACTIONS = st.one_of(
-    st.tuples(st.just("admit"), _SOURCES, st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("admit"), _SOURCES, st.integers(0, 3), st.booleans(), st.booleans()),
     st.tuples(st.just("raise"), _SOURCES, st.integers(0, 3)),
     st.tuples(st.just("admit-due")),
     st.tuples(st.just("start"), st.integers(0, 5)),
@@ -253,11 +277,11 @@ class Caller:
     def act(self, action: tuple[Any, ...], now: float) -> Decision | None:
         name, *arguments = action
         if name == "admit":
-            source, window, override = arguments
-            return self.admit(self.signal(source, window), now, "ada" if override else None)
+            source, window, override, collects = arguments
+            return self.admit(self.signal(source, window), now, "ada" if override else None, collects)
         if name == "admit-due":
             found = due(self.log.refresh(), POLICY, now)
-            return self.admit(found[0], now, None) if found else None
+            return self.admit(found[0].signal, now, None, found[0].collects) if found else None
         if name == "raise":
             raise_signal(self.log, self.signal(*arguments), now=now)
         if name == "resolve":
@@ -275,8 +299,8 @@ class Caller:
                 pass
         return None
 
-    def admit(self, found: Signal, now: float, override_by: str | None) -> Decision:
-        decision = admit(self.log, found, POLICY, now=now, override_by=override_by)
+    def admit(self, found: Signal, now: float, override_by: str | None, collects: bool) -> Decision:
+        decision = admit(self.log, found, POLICY, now=now, override_by=override_by, collects=collects)
         if isinstance(decision, Admitted):
             self.runs.append(decision.run_id)
         return decision

@@ -170,6 +170,65 @@ def test_a_push_forks_the_last_good_run_where_training_begins(durable: Any) -> N
     assert durable.launched.count(answers[0]["run_id"]) == 1
 
 
+def test_a_push_that_has_to_wait_is_a_fork_of_the_latest_good_run_when_its_time_comes(durable: Any) -> None:
+    from steps.common.signals import advanced, open_signal_log
+
+    good = durable.start(key="good")
+    durable.walk(good, *STEPS, then="succeeded")
+    release(durable, good)
+    later = durable.start(key="later")
+    advanced(open_signal_log(durable.loop.engine.store, "nano"), later, "training")
+
+    assert durable.send(PUSH, "POST", "/v1/hooks/push", push()).json()["outcome"] == "collected"
+    assert durable.send(PUSH, "POST", "/v1/hooks/push", push("c" * 40)).json()["outcome"] == "collected"
+    assert durable.loop.start_due("nano") is None
+    durable.walk(later, *STEPS, then="succeeded")
+    release(durable, later)
+    begun = durable.loop.start_due("nano")
+
+    view = durable.loop.engine.view(begun.run_id)
+    assert (view.parent, view.cause["source"]) == (later, "push")
+    assert {step.name for step in view.steps if step.origin} == {"scrape", "validate", "version", "tune"}
+    assert len(durable.loop.engine.list()) == 3
+    assert durable.signals().pending == {}
+
+
+def test_a_fork_answers_for_no_new_data_and_a_whole_run_for_both(durable: Any) -> None:
+    from steps.common.signals import advanced, open_signal_log
+
+    log = open_signal_log(durable.loop.engine.store, "nano")
+    good = durable.start(key="good")
+    durable.walk(good, *STEPS, then="succeeded")
+    release(durable, good)
+    forked = durable.send(PUSH, "POST", "/v1/hooks/push", push()).json()["run_id"]
+    assert deliver(durable, alert()).json()["signals"][0]["outcome"] == "collected"
+    advanced(log, forked, "training")
+    assert durable.send(PUSH, "POST", "/v1/hooks/push", push("c" * 40)).json()["outcome"] == "collected"
+    durable.walk(forked, "train", "evaluate", then="succeeded")
+    release(durable, forked)
+
+    begun = durable.loop.start_due("nano")
+
+    view = durable.loop.engine.view(begun.run_id)
+    assert (view.parent, view.cause["source"]) == ("", "drift")
+    assert durable.signals().pending == {}
+    assert durable.signals().active.num_evidence == 2
+
+
+def test_what_waits_before_the_first_release_gets_the_run_that_it_asked_for(durable: Any) -> None:
+    from steps.common.signals import advanced, open_signal_log
+
+    first = durable.start()
+    advanced(open_signal_log(durable.loop.engine.store, "nano"), first, "training")
+    assert deliver(durable, alert()).json()["signals"][0]["outcome"] == "collected"
+    durable.send(OLGA, "POST", f"/v1/runs/{first}/cancel", {})
+
+    begun = durable.loop.start_due("nano")
+
+    assert durable.loop.engine.config(begun.run_id).recipe == "nano"
+    assert durable.loop.engine.view(begun.run_id).cause["source"] == "drift"
+
+
 def release(durable: Any, run_id: str) -> None:
     """Ends the round of a run whose journal says that it has succeeded."""
     from steps.common.signals import finished, open_signal_log
