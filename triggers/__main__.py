@@ -23,6 +23,7 @@ from triggers.app import bare_app, create_app
 from triggers.auth import Access, local_directory, private_secret, webhook_verifiers
 from triggers.drivers import Drivers
 from triggers.loop import DurableLoop
+from triggers.redelivery import redelivering
 from triggers.settings import Settings, load_settings
 from workflows.access import (
     LOCAL_POLICIES,
@@ -110,8 +111,8 @@ def opened(settings: Settings) -> Iterator[FastAPI]:
         )
         approvals = Approvals(engine.store, authorizer, loop.decide)
         access = Access(directory, authorizer, audit, approvals, verifiers)
-        approvals.deliver_pending()
-        yield create_app(settings, loop, access, private_secret(state / "session.key").encode())
+        with redelivering(approvals):
+            yield create_app(settings, loop, access, private_secret(state / "session.key").encode())
     finally:
         audit.close()
 

@@ -2,7 +2,9 @@
 
 The token of an approval link is made where the message is sent and stands in no record; the log holds its SHA-256. One
 token serves all receivers and repetitions of a question as long as this process lives. After a restart there is another
-one: both are good, and the first decision wins, because the gate of the run takes one.
+one: both are good, and the first decision wins, because the gate of the run takes one. The older one stays good on
+purpose: the repetition has the id of the same event, so a receiver that has it already drops it, and then the older
+link is the only one that a person has.
 """
 
 from __future__ import annotations

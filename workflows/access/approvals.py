@@ -139,6 +139,7 @@ class Approvals:
         self._store = store
         self._authorizer = authorizer
         self._deliver = deliver
+        self._delivered: set[str] = set()
 
     def issue(
         self,
@@ -231,19 +232,16 @@ class Approvals:
         return decision
 
     def deliver_pending(self) -> int:
-        """Hands over the decisions that a dead process recorded and did not deliver. Returns how many there were."""
+        """Hands over the decisions that are recorded and were not delivered: a process died, or the storage did not
+        answer. What fails again keeps no other from its run, and is tried at the next call. Returns how many arrived.
+        """
         num_delivered = 0
         for log in self._logs():
-            state = log.refresh()
-            if state.decision is None or state.is_delivered:
-                continue
-            try:
-                self._hand_over(log, state.decision)
-            except Refused as refusal:
-                _log.warning(
-                    "decision on gate %r of run %r not wanted: %s", state.decision.gate, state.decision.run, refusal
-                )
-            num_delivered += 1
+            if log.name not in self._delivered:
+                try:
+                    num_delivered += self._deliver_again(log)
+                except Exception as error:  # noqa: BLE001 - whatever a run says, the others must hear their decisions
+                    _log.warning("the decision of %s is not delivered yet: %s", log.name, error)
         return num_delivered
 
     def open_requests(self) -> list[ApprovalRequest]:
@@ -256,6 +254,19 @@ class Approvals:
             if state.request and state.decision is None and not state.is_void and now < state.request.expires_at
         ]
         return sorted(waiting, key=lambda request: request.requested_at)
+
+    def _deliver_again(self, log: Log[ApprovalState]) -> bool:
+        state = log.refresh()
+        if state.decision is None:
+            return False
+        if not state.is_delivered:
+            try:
+                self._hand_over(log, state.decision)
+            except Refused as refusal:
+                told = (state.decision.gate, state.decision.run, refusal)
+                _log.warning("decision on gate %r of run %r not wanted: %s", *told)
+        self._delivered.add(log.name)
+        return not state.is_delivered
 
     def _hand_over(self, log: Log[ApprovalState], decision: ApprovalDecision) -> None:
         def receipt(refusal: str) -> None:

@@ -223,12 +223,30 @@ class TestDelivery:
             approvals.decide(token, ANN, True, digest=DIGEST)
         with pytest.raises(TokenSpent):
             approvals.decide(token, BOB, False, digest=DIGEST)
-        with pytest.raises(ConnectionError):
-            approvals.deliver_pending()
+        assert approvals.deliver_pending() == 0
         run.dies = False
         assert approvals.deliver_pending() == 1
         assert approvals.deliver_pending() == 0
         assert [(decision.by, decision.granted) for decision in run.decisions] == [("Person::ann", True)]
+
+    def test_a_run_that_cannot_be_told_keeps_no_other_from_its_decision(
+        self, approvals: Approvals, store: Clocked, run: Run
+    ) -> None:
+        run.dies = True
+        for name in ("r1", "r2", "r3"):
+            token = approvals.issue(name, "release", DIGEST, team="search", protected=False, authors=(), expires_s=60)
+            with pytest.raises(ConnectionError):
+                approvals.decide(token, ANN, True, digest=DIGEST)
+        run.dies = False
+
+        def deliver(decision: ApprovalDecision) -> None:
+            if decision.run == "r2":
+                raise ConnectionError
+            run.approve(decision)
+
+        reopened = Approvals(store, approvals._authorizer, deliver)
+        assert [reopened.deliver_pending() for _ in range(2)] == [2, 0]
+        assert {decision.run for decision in run.decisions} == {"r1", "r3"}
 
     def test_a_run_that_is_over_is_told_once(self, approvals: Approvals, token: str, run: Run) -> None:
         run.is_over = True
