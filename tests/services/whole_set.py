@@ -7,12 +7,13 @@ import os
 import signal
 import time
 import tomllib
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from steps.common.releases import open_release_log
 from steps.common.signals import SignalState, open_signal_log
 from tests.n8n_flows.outside import Outside, outside_world
 from tests.services.sites import ServicesSite, minio_binary, need_watchers
-from workflows.engine import Engine, RunNotFound, RunView
+from workflows.engine import Engine, EngineError, RunView
 from workflows.engine.claims import start_time
-from workflows.log import Log
+from workflows.log import Log, LogError
 from workflows.services.secret_file import owner
 
 ALIAS = "nano"
@@ -67,7 +68,7 @@ def until(what: str, look: Callable[[], Any], within_s: float = RUN_S) -> Any:
     while time.monotonic() < deadline:
         try:
             seen = look()
-        except (OSError, urllib.error.URLError, RunNotFound) as error:
+        except (OSError, ValueError, HTTPException, LogError, EngineError) as error:
             seen = error
         if seen and not isinstance(seen, Exception):
             return seen
@@ -91,7 +92,7 @@ class WholeSet:
     up: Sequence[Mapping[str, Any]] = ()
     lines: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
         return Engine(os.environ["EVERLOOP_STORAGE"], state=self.site.state)
 
@@ -184,12 +185,13 @@ class WholeSet:
 
     def releases_of(self, run_id: str) -> Counter[str]:
         """Records of the release log that speak of a run, by kind."""
-        log = open_release_log(self.engine.store, ALIAS)
-        return Counter(record.kind for record in log.records() if run_id in json.dumps(record.data))
+        records = list(open_release_log(self.engine.store, ALIAS).records())
+        own = {record.data["rollout"] for record in records if record.data.get("run_id") == run_id}
+        return Counter(record.kind for record in records if record.data.get("rollout") in own)
 
     def say_memory(self, when: str) -> float:
         """Prints what each service takes; gives the sum in MiB."""
-        found = {name: one["memory_bytes"] / 2**20 for name, one in self.site.statuses(ok=False).items()}
+        found = {name: one["memory_bytes"] / 2**20 for name, one in self.site.statuses(ok=None).items()}
         shown = ", ".join(f"{name} {size:.0f}" for name, size in found.items() if size)
         self.say(f"memory {when}: {sum(found.values()):.0f} MiB ({shown}); load {os.getloadavg()[0]:.1f}")
         return sum(found.values())
