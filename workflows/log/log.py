@@ -42,7 +42,16 @@ from workflows.log.failpoints import failpoint
 from workflows.log.notification import Notification
 from workflows.log.reading import NUM_READERS, read_records, read_slot
 from workflows.log.record import FIRST, Draft, Record, digest, record_key, seal, unseal
-from workflows.log.snapshot import EVERY, Snapshot, fold_name, newest_length, read_snapshots, write_snapshot
+from workflows.log.snapshot import (
+    EVERY,
+    MAX_OPENED,
+    SHARE,
+    Snapshot,
+    fold_name,
+    newest_length,
+    read_snapshots,
+    write_snapshot,
+)
 from workflows.log.store import Store, check_key
 
 S = TypeVar("S")
@@ -134,6 +143,7 @@ class Log(Generic[S]):
         self._length = 0
         self._head = FIRST
         self._snapshot_length = 0
+        self._num_opened = 0
 
     @property
     def state(self) -> S:
@@ -228,9 +238,10 @@ class Log(Generic[S]):
                     )
                     self._state, self._length, self._head, self._snapshot_length = self._fold.initial(), 0, FIRST, 0
                 else:
-                    self._opened = True
-                    return
-            self._catch_up()
+                    break
+            else:
+                self._catch_up()
+            self._num_opened = self._length - self._snapshot_length
             self._opened = True
 
     def _check_snapshot(self) -> None:
@@ -307,8 +318,7 @@ class Log(Generic[S]):
         raise trouble
 
     def _snapshot_if_due(self) -> None:
-        # The writer of the record that completes a thousand makes it; if it died, the next thousand is soon enough.
-        if self._length % EVERY and self._length - self._snapshot_length < 2 * EVERY:
+        if not self._is_snapshot_due():
             return
         try:
             snapshot = Snapshot(self._length, self._head, self._fold.dump(self._state))
@@ -318,7 +328,14 @@ class Log(Generic[S]):
         except (TypeError, ValueError):
             # The record is written; that the fold cannot be dumped must not look like a write that failed.
             _logger.exception("log %s: %s does not dump its state as JSON", self.name, self._fold_name)
-        self._snapshot_length = self._length
+        self._snapshot_length, self._num_opened = self._length, 0
+
+    def _is_snapshot_due(self) -> bool:
+        if self._num_opened > MAX_OPENED:
+            return True
+        # The writer of the record that completes a thousand makes it; if it died, the next thousand is soon enough.
+        num_new, least = self._length - self._snapshot_length, max(EVERY, self._snapshot_length // SHARE)
+        return num_new >= least and (self._length % EVERY == 0 or num_new >= 2 * least)
 
 
 def stored_records(store: Store, name: str, start: int = 0) -> Iterator[Record]:

@@ -20,7 +20,15 @@ from workflows.log.store import Store
 
 FORMAT = 1
 EVERY = 1_000
-"""Records between snapshots."""
+"""Records between snapshots, at least."""
+
+SHARE = 32
+"""Nor are there more than one for so large a part of the log, or writing them would cost the square of its length."""
+
+MAX_OPENED = 64
+"""Who had to read more records than this to open a log for a write spares the next one: most logs are short, and opened
+anew by each command.
+"""
 
 KEPT = 2
 """The newest and one before it, for readers that are about to open it."""

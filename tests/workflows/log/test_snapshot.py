@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 
 from tests.workflows.log.counting import Account, Ledger, MemoryStore, move
 from workflows.log import CorruptRecord, Draft, Log, Record
+from workflows.log.reading import NUM_READERS
 from workflows.log.record import record_key
-from workflows.log.snapshot import EVERY, KEPT
+from workflows.log.snapshot import EVERY, KEPT, MAX_OPENED, SHARE
 
 
 class Counter:
@@ -64,14 +66,51 @@ def test_opening_reads_only_the_records_after_the_snapshot(long_log: MemoryStore
 def test_old_snapshots_are_removed(long_log: MemoryStore) -> None:
     store = copy_of(long_log)
     log = Log(store, "l", Counter())
-    for _ in range(500):
+    for _ in range(1_500):
         log.append(lambda _: Draft("counted", {}))
 
-    assert [key.rpartition("/")[2] for key in snapshot_keys(store)] == [
-        f"{2 * EVERY:020}.json",
-        f"{3 * EVERY:020}.json",
-    ]
+    assert [key.rpartition("/")[2] for key in snapshot_keys(store)] == [f"{2_501:020}.json", f"{4 * EVERY:020}.json"]
     assert KEPT == 2
+
+
+def test_a_short_log_that_each_writer_opens_anew_is_read_from_a_snapshot() -> None:
+    store = MemoryStore()
+    for _ in range(8 * MAX_OPENED):
+        Log(store, "l", Counter()).append(lambda _: Draft("counted", {}))
+    before = store.num_gets
+
+    log = Log(store, "l", Counter())
+
+    assert log.state == 8 * MAX_OPENED
+    assert store.num_gets - before <= MAX_OPENED + 2 * NUM_READERS + 4
+
+
+def test_who_only_reads_writes_no_snapshot() -> None:
+    store = MemoryStore()
+    log = Log(store, "l", Counter())
+    for _ in range(2 * MAX_OPENED):
+        log.append(lambda _: Draft("counted", {}))
+
+    assert Log(store, "l", Counter()).state == 2 * MAX_OPENED
+    assert snapshot_keys(store) == []
+
+
+def test_snapshots_of_a_long_log_are_a_share_of_it_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workflows.log.log.EVERY", 1)
+    dumped: list[int] = []
+
+    class Noted(Counter):
+        def dump(self, state: int) -> Any:
+            dumped.append(state)
+            return super().dump(state)
+
+    log = Log(MemoryStore(), "l", Noted())
+    for _ in range(20 * SHARE):
+        log.append(lambda _: Draft("counted", {}))
+
+    # One a record at first, then one for each 1/32 of the log: 32 * ln(20) of them, and not 640.
+    assert len(dumped) < SHARE * 5
+    assert all(after - before >= before // SHARE for before, after in itertools.pairwise(dumped))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n{}", b"not json", b'{"format": 99}\n1'])
