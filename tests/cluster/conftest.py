@@ -93,7 +93,7 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join([str(RIG / "bin"), os.environ.get("PATH", "")]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def empty_namespace() -> Iterator[Cluster]:
     """A fresh namespace that admits nothing but `restricted` pods."""
     kubeconfig = os.environ.get("KUBECONFIG") or str(RIG / "pki" / "admin.conf")
@@ -101,7 +101,7 @@ def empty_namespace() -> Iterator[Cluster]:
     if not Path(kubeconfig).exists() or kubectl is None or helm is None:
         pytest.skip("no cluster: set KUBECONFIG, and have kubectl and helm on PATH")
     environ = {**os.environ, "KUBECONFIG": kubeconfig}
-    cluster = Cluster(kubectl, helm, environ, f"everloop-test-{os.getpid()}")
+    cluster = Cluster(kubectl, helm, environ, f"everloop-test-{os.getpid()}-{time.monotonic_ns() % 10**6}")
     if subprocess.run([kubectl, "get", "nodes"], env=environ, capture_output=True, timeout=30, check=False).returncode:
         pytest.skip(f"the cluster of {kubeconfig} does not answer")
     cluster.kubectl("create", "namespace", cluster.namespace)
@@ -112,20 +112,17 @@ def empty_namespace() -> Iterator[Cluster]:
         cluster.kubectl("delete", "namespace", cluster.namespace, "--wait=false")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def installed(empty_namespace: Cluster) -> Cluster:
     """The release `el` of profile `ci`, all of it ready; prints how long that took."""
-    began = time.monotonic()
-    done = empty_namespace.helm(
-        "install",
-        "el",
-        str(CHART),
-        "-f",
-        str(CHART / "ci" / "ci-values.yaml"),
-        "--set",
-        "triggers.aliases.nano.recipe=nano",
-    )
-    assert done.returncode == 0, done.stderr
-    empty_namespace.wait("all pods are ready", empty_namespace.all_ready)
-    print(f"installed and ready in {time.monotonic() - began:.0f} s")
+    install(empty_namespace, "--set", "triggers.aliases.nano.recipe=nano")
     return empty_namespace
+
+
+def install(cluster: Cluster, *changes: str) -> None:
+    """Installs the release `el` of profile `ci`, waits until all of it is ready, and prints how long that took."""
+    began = time.monotonic()
+    done = cluster.helm("install", "el", str(CHART), "-f", str(CHART / "ci" / "ci-values.yaml"), *changes)
+    assert done.returncode == 0, done.stderr
+    cluster.wait("all pods are ready", cluster.all_ready)
+    print(f"installed and ready in {time.monotonic() - began:.0f} s")

@@ -72,7 +72,10 @@ receivers:
 {{- define "everloop.reconcileToml" -}}
 {{- $keys := index . 1 -}}
 {{- $root := index . 0 -}}
-public_url = {{ $root.Values.triggers.publicUrl | quote }}
+{{- with $root.Values.triggers.publicUrl }}
+public_url = {{ . | quote }}
+{{- end }}
+principals = "/etc/everloop/principals.toml"
 {{- if $root.Values.n8n.enabled }}
 {{- $n8n := printf "http://%s-n8n:5678/webhook" (include "everloop.name" $root) }}
 
@@ -108,6 +111,7 @@ host = "0.0.0.0"
 public_url = "http://{{ include "everloop.name" $root }}-n8n:5678"
 allowed_ranges = {{ $root.Values.n8n.allowedRanges | toJson }}
 encryption_key = {{ index $keys "n8n-encryption-key" | quote }}
+metrics_key_sha256 = {{ index $keys "api-key-prometheus" | sha256sum | quote }}
 
 [door]
 url = "http://{{ include "everloop.name" $root }}-triggers:8400"
@@ -122,4 +126,16 @@ secret = {{ index $keys "webhook-n8n" | quote }}
 {{ $key }} = {{ $value | toJson }}
 {{- end }}
 {{- end }}
+{{ end -}}
+
+{{/* The interpreter of drivers that are submitted as Ray Jobs: it holds what lets them ask for credentials of each step.
+As variables of the head they would reach every worker process. */}}
+{{- define "everloop.driverPython" -}}
+{{- $keys := index . 1 -}}
+#!/bin/sh
+{{- if include "everloop.brokered" (index . 0) }}
+export EVERLOOP_BROKER_ACCESS_KEY='{{ index $keys "storage-access-key" }}'
+export EVERLOOP_BROKER_SECRET_KEY='{{ index $keys "storage-secret-key" }}'
+{{- end }}
+exec python3 "$@"
 {{ end -}}

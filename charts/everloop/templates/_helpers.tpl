@@ -80,6 +80,19 @@ http://{{ include "everloop.name" . }}-minio:9000
 {{- end -}}
 {{- end -}}
 
+{{/* "yes" if each step of a run gets storage credentials of its own. */}}
+{{- define "everloop.brokered" -}}
+{{- if and .Values.storage.stepCredentials (or .Values.minio.enabled (contains "endpoint_override" .Values.storage.uri)) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* For whoever drives runs: lets it ask for them. */}}
+{{- define "everloop.brokerEnv" -}}
+{{- if include "everloop.brokered" . }}
+{{ include "everloop.secretEnv" (list . "EVERLOOP_BROKER_ACCESS_KEY" "storage-access-key") }}
+{{ include "everloop.secretEnv" (list . "EVERLOOP_BROKER_SECRET_KEY" "storage-secret-key") }}
+{{- end }}
+{{- end -}}
+
 {{- define "everloop.trackingUri" -}}
 {{- if .Values.mlflow.externalUri -}}{{ .Values.mlflow.externalUri }}
 {{- else if .Values.mlflow.enabled -}}http://{{ include "everloop.name" . }}-mlflow:5000
@@ -190,6 +203,9 @@ env:
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: shared-mem, mountPath: /dev/shm}
+  {{- if .isHead }}
+  - {name: config, mountPath: /etc/everloop, readOnly: true}
+  {{- end }}
 lifecycle:
   preStop:
     exec:
@@ -202,12 +218,17 @@ lifecycle:
   emptyDir: {sizeLimit: {{ .Values.ray.tmpSize }}}
 - name: shared-mem
   emptyDir: {medium: Memory, sizeLimit: {{ .Values.ray.sharedMemorySize }}}
+{{- end -}}
+
+{{- define "everloop.headConfig" -}}
 - name: config
   secret:
     secretName: {{ include "everloop.secret" . }}
     defaultMode: 0440
     items:
       - {key: reconcile.toml, path: reconcile.toml}
+      - {key: principals.toml, path: principals.toml}
+      - {key: python, path: python, mode: 0550}
 {{- end -}}
 
 {{- define "everloop.airflowContainer" -}}
