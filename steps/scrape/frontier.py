@@ -43,7 +43,8 @@ class CrawlState:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The folded log.
+    """The folded log. The pages are changed in place: a copy of all of them for each batch would cost the square of
+    their number.
 
     Attributes:
         pages: What is known of each page, by canonical URL, in order of discovery.
@@ -51,7 +52,7 @@ class Frontier:
         confirmed: Records whose documents each consumer has, counted from the first.
     """
 
-    pages: Mapping[str, Page] = field(default_factory=dict)
+    pages: dict[str, Page] = field(default_factory=dict)
     crawls: Mapping[str, CrawlState] = field(default_factory=dict)
     confirmed: Mapping[str, int] = field(default_factory=dict)
 
@@ -85,11 +86,10 @@ class FrontierFold:
                 crawl = replace(known, first=record.index + 1)
             case _:
                 crawl = known
-        pages = state.pages
         if record.kind == "batch":
-            told = (_told(page, record, pages.get(page.url)) for page in batch_pages(record))
-            pages = {**pages, **{page.url: page for page in told}}
-        return replace(state, pages=pages, crawls={**state.crawls, token: crawl})
+            for page in batch_pages(record):
+                state.pages[page.url] = _told(page, record, state.pages.get(page.url))
+        return replace(state, crawls={**state.crawls, token: crawl})
 
     def dump(self, state: Frontier) -> Any:
         """The state as JSON."""

@@ -8,7 +8,7 @@ queue of its own, and belongs to one fetcher.
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -64,17 +64,21 @@ class Plan:
         self._known = known
         self._max_pages = max_pages
         self._batch_size = batch_size
-        self._num_fetchers = num_fetchers
         self._queues: dict[str, deque[PageRequest]] = {}
+        self._num_queued = 0
+        # Hosts of each fetcher that have pages to ask for and may start a batch: with thousands of hosts, looking at
+        # each whenever a batch lands costs more than the crawl.
+        self._ready: tuple[dict[str, None], ...] = tuple({} for _ in range(num_fetchers))
         self._lost: list[Batch] = []
-        self._in_flight: list[Batch] = []
+        self._of_host: Counter[str] = Counter()
+        self._of_fetcher: Counter[int] = Counter()
+        self._num_flying = 0
         self._num_redirects: dict[str, int] = {}
 
     @property
     def num_total(self) -> int:
         """Pages that this crawl will ask for, as far as it can be known now."""
-        waiting = sum(map(len, self._queues.values())) + self._num_in_flight()
-        return min(self._max_pages, self.num_asked + waiting)
+        return min(self._max_pages, self.num_asked + self._num_queued + self._num_in_flight())
 
     def skip(self, pages: Iterable[Page]) -> None:
         """Leaves out pages that earlier attempts at this crawl have finished."""
@@ -102,21 +106,25 @@ class Plan:
         """Takes the batches that may start now."""
         started = [self._start(batch) for batch in self._lost]
         self._lost.clear()
-        for host, queue in self._queues.items():
-            fetcher = zlib.crc32(host.encode()) % self._num_fetchers
-            while queue and self._may_start(host, fetcher):
+        for fetcher, ready in enumerate(self._ready):
+            while ready and self._of_fetcher[fetcher] < MAX_BATCHES_PER_FETCHER:
                 size = min(self._batch_size, self._max_pages - self.num_asked - self._num_in_flight())
                 if size <= 0:
                     return started
+                host = next(iter(ready))
+                queue = self._queues[host]
                 requests = tuple(queue.popleft() for _ in range(min(size, len(queue))))
+                self._num_queued -= len(requests)
                 started.append(self._start(Batch(fetcher=fetcher, host=host, requests=requests)))
         return started
 
     def landed(self, batch: Batch, left: Iterable[str] = ()) -> None:
         """Takes note that a batch has come back; the pages that it did not begin go to the front of their queue."""
-        self._in_flight.remove(batch)
         not_begun = set(left)
-        self._queues[batch.host].extendleft(request for request in reversed(batch.requests) if request.url in not_begun)
+        again = [request for request in batch.requests if request.url in not_begun]
+        self._queues[batch.host].extendleft(reversed(again))
+        self._num_queued += len(again)
+        self._count(batch, -1)
 
     def render(self, batch: Batch, urls: Collection[str]) -> Batch:
         """Puts the pages of a batch that need a browser in flight once more."""
@@ -129,7 +137,7 @@ class Plan:
         Returns:
             The pages that are given up.
         """
-        self._in_flight.remove(batch)
+        self._count(batch, -1)
         num_losses = batch.num_losses + 1
         if num_losses >= MAX_LOSSES and len(batch.requests) == 1:
             return batch.requests
@@ -144,19 +152,31 @@ class Plan:
             return
         self._num_redirects[url] = num_redirects
         request = PageRequest(url=url, known=self._known.get(url), num_redirects=num_redirects)
-        self._queues.setdefault(host_of(url), deque()).append(request)
+        host = host_of(url)
+        self._queues.setdefault(host, deque()).append(request)
+        self._num_queued += 1
+        self._offer(host)
 
     def _start(self, batch: Batch) -> Batch:
-        self._in_flight.append(batch)
+        self._count(batch, 1)
         return batch
 
-    def _may_start(self, host: str, fetcher: int) -> bool:
-        of_host = sum(batch.host == host for batch in self._in_flight)
-        of_fetcher = sum(batch.fetcher == fetcher for batch in self._in_flight)
-        return of_host < MAX_BATCHES_PER_HOST and of_fetcher < MAX_BATCHES_PER_FETCHER
+    def _count(self, batch: Batch, sign: int) -> None:
+        self._of_host[batch.host] += sign
+        self._of_fetcher[batch.fetcher] += sign
+        self._num_flying += sign * len(batch.requests)
+        self._offer(batch.host)
+
+    def _offer(self, host: str) -> None:
+        """Puts a host among the ready ones, or takes it out."""
+        ready = self._ready[zlib.crc32(host.encode()) % len(self._ready)]
+        if self._queues.get(host) and self._of_host[host] < MAX_BATCHES_PER_HOST:
+            ready.setdefault(host)
+        else:
+            ready.pop(host, None)
 
     def _num_in_flight(self) -> int:
-        return sum(len(batch.requests) for batch in (*self._in_flight, *self._lost))
+        return self._num_flying + sum(len(batch.requests) for batch in self._lost)
 
 
 def _is_worth_revisiting(page: Page) -> bool:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections import Counter
+
 from steps.scrape.pages import Page
-from steps.scrape.plan import MAX_BATCHES_PER_HOST, MAX_LOSSES, Batch, Plan
+from steps.scrape.plan import MAX_BATCHES_PER_FETCHER, MAX_BATCHES_PER_HOST, MAX_LOSSES, Batch, Plan
 from steps.scrape.source import Source
 
 SOURCE = Source(name="web", seeds=("http://a.com/",), sites=frozenset({"a.com"}), delay_s=0, exclude="^/private")
@@ -135,3 +137,35 @@ def test_redirects_are_counted_along_the_chain() -> None:
     plan.done(page("/1", status=302, outcome="redirect"), ["http://a.com/2"])
     requests = [request for batch in plan.next_batches() for request in batch.requests]
     assert [(request.url[-1], request.num_redirects) for request in requests] == [("1", 1), ("2", 2)]
+
+
+def test_each_page_of_many_hosts_is_asked_for_once_and_within_the_limits() -> None:
+    hosts = [f"{number}.a.com" for number in range(100)]
+    plan = make(max_pages=10_000, batch_size=2, num_fetchers=3)
+    plan.done(page("/seen"), [f"http://{host}/{number}" for host in hosts for number in range(9)])
+    in_flight = plan.next_batches()
+    seen: list[str] = []
+    while in_flight:
+        assert max(Counter(batch.host for batch in in_flight).values()) <= MAX_BATCHES_PER_HOST
+        assert max(Counter(batch.fetcher for batch in in_flight).values()) <= MAX_BATCHES_PER_FETCHER
+        assert plan.num_total == 902
+        batch = in_flight.pop(len(in_flight) // 2)
+        # What comes after the first page is handed back.
+        given, left = batch.requests[:1], [request.url for request in batch.requests[1:]]
+        plan.landed(batch, left)
+        for request in given:
+            seen.append(request.url)
+            plan.done(Page(url=request.url, crawl="c", outcome="changed", status=200), ())
+        in_flight += plan.next_batches()
+    assert len(seen) == len(set(seen)) == 901
+
+
+def test_a_host_with_a_page_in_the_browser_starts_no_more_batches_than_others() -> None:
+    plan = make(batch_size=1)
+    plan.done(page("/seen"), [f"http://a.com/{number}" for number in range(9)])
+    first, second = plan.next_batches()
+    plan.landed(first)
+    plan.render(first, {request.url for request in first.requests})
+    assert plan.next_batches() == []
+    plan.landed(second)
+    assert len(plan.next_batches()) == 1
