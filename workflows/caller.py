@@ -12,16 +12,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflows.command_line import FAILED, WRONG_USE
+from workflows.command_line import FAILED, POLICIES, PRINCIPALS, WRONG_USE
 from workflows.log import Store
 from workflows.step_credentials import audit_log
 
 if TYPE_CHECKING:
     from workflows.access import AuditLog, Authorizer, Directory, Principal, Resource
 
-PRINCIPALS = "EVERLOOP_PRINCIPALS"
 API_KEY = "EVERLOOP_API_KEY"
-POLICIES = "EVERLOOP_POLICIES"
 
 
 class NotAllowed(Exception):

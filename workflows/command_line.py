@@ -9,6 +9,9 @@ import os
 from workflows.log.redaction import Redactor, environment_secrets, redact_handlers
 
 DONE, FAILED, WRONG_USE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
+PRINCIPALS, POLICIES = "EVERLOOP_PRINCIPALS", "EVERLOOP_POLICIES"
+"""Variables: the team's file of principals, and folders of policies of its own."""
+
 DEFAULT_STORAGE = "everloop-state/storage"
 
 

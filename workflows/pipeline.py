@@ -127,7 +127,8 @@ def deploy(
     if agreed is not None and not agreed.approved:
         why = f"{agreed.outcome} by {agreed.by}: {agreed.reason}" if agreed.by else f"approval {agreed.outcome}"
         evaluation = replace(evaluation, verdict="reject", reasons=(why, *evaluation.reasons))
-    rollout = deploying.begin(config, model, evaluation, ctx)
+    approved_by = (agreed.by,) if agreed is not None and agreed.approved else ()
+    rollout = deploying.begin(config, model, evaluation, ctx, approved_by)
     return _next(config, rollout, dataset, ctx)
 
 

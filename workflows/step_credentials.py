@@ -18,6 +18,7 @@ from workflows.engine import Engine
 from workflows.engine.head import BROKER_ACCESS_KEY, BROKER_SECRET_KEY, state_folder
 from workflows.log import Store, StoreDenied, open_store
 from workflows.pipeline import connect
+from workflows.promotion import RELEASING, team_gate
 
 if TYPE_CHECKING:
     from workflows.access import AuditLog, CredentialDesk, KeyPair
@@ -27,10 +28,18 @@ SERVING = frozenset({"deploy", "canary"})
 
 
 def open_engine(storage: str) -> Engine:
-    """The engine over a storage, connected to Ray when a step is to run."""
+    """The engine over a storage, connected to Ray when a step is to run. In a team it asks before a run releases."""
     keys = _broker_keys()
     grants = Grants(storage, *keys) if keys and storage.startswith("s3://") else None
-    return Engine(storage, connect=lambda: connect(storage), environment_of=grants)
+    gate = team_gate(storage, os.environ)
+
+    def environment_of(run_id: str, step: str, function: str) -> Mapping[str, str]:
+        if gate is not None and function.rpartition(":")[2] == RELEASING:
+            gate.check(run_id)
+        return grants(run_id, step, function) if grants is not None else {}
+
+    asked = environment_of if gate is not None or grants is not None else None
+    return Engine(storage, connect=lambda: connect(storage), environment_of=asked)
 
 
 class Grants:

@@ -108,6 +108,7 @@ class Rollout:
         num_looks: Looks recorded.
         evidence: The last look.
         replayed: Held-out prompts sent as canary traffic so far.
+        approved_by: Who agreed that the challenger meets clients; empty if nobody was asked.
     """
 
     id: str
@@ -121,6 +122,7 @@ class Rollout:
     num_looks: int = 0
     evidence: Evidence | None = None
     replayed: int = 0
+    approved_by: tuple[str, ...] = ()
 
     @property
     def step(self) -> RolloutStep:
@@ -150,6 +152,7 @@ class FinishedRollout:
     num_looks: int
     evidence: Evidence | None
     replayed: int
+    approved_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +251,7 @@ def _opened(data: Mapping[str, Any], epoch: int) -> Rollout:
         deadline_at=data["deadline_at"],
         limits=Limits(**data["limits"]),
         steps=(RolloutStep(index=0, stage=data["stage"], weight=data["weight"], started_at=data["at"]),),
+        approved_by=tuple(data.get("approved_by", ())),
     )
 
 
@@ -273,6 +277,7 @@ def _ended(state: ReleaseState, rollout: Rollout, outcome: Outcome, data: Mappin
         num_looks=rollout.num_looks,
         evidence=rollout.evidence,
         replayed=rollout.replayed,
+        approved_by=rollout.approved_by,
     )
     state = replace(state, rollout=None, history=(*state.history, past)[-MAX_HISTORY:])
     if outcome == "promoted":
@@ -304,9 +309,15 @@ def _rollout(data: Mapping[str, Any] | None) -> Rollout | None:
         "limits": Limits(**data["limits"]),
         "steps": tuple(RolloutStep(**step) for step in data["steps"]),
         "evidence": _evidence(data["evidence"]),
+        "approved_by": tuple(data.get("approved_by", ())),
     }
     return Rollout(**{**data, **nested})
 
 
 def _finished(data: Mapping[str, Any]) -> FinishedRollout:
-    return FinishedRollout(**{**data, "reasons": tuple(data["reasons"]), "evidence": _evidence(data["evidence"])})
+    nested = {
+        "reasons": tuple(data["reasons"]),
+        "evidence": _evidence(data["evidence"]),
+        "approved_by": tuple(data.get("approved_by", ())),
+    }
+    return FinishedRollout(**{**data, **nested})

@@ -52,7 +52,8 @@ class ReleaseTeller:
     def _promoted(self, state: ReleaseState, rollout: Rollout, data: Mapping[str, Any]) -> Notification:
         before = _champion(state)
         instead = f" instead of version {before}" if before else ""
-        text = f"It answers all requests{instead} from now on. {self._why(rollout, data)}"
+        agreed = f" {', '.join(rollout.approved_by)} approved it." if rollout.approved_by else ""
+        text = f"It answers all requests{instead} from now on.{agreed} {self._why(rollout, data)}"
         title = f"{self.alias} version {rollout.challenger.version} promoted"
         return self._ended("canary.promoted", "info", title, text, state, rollout, data)
 

@@ -154,8 +154,9 @@ def open_rollout(
     stage: Stage,
     weight: float,
     serving: Mapping[str, Any],
+    approved_by: tuple[str, ...] = (),
 ) -> Decide:
-    """Opens a rollout, once per id.
+    """Opens a rollout, once per id. What comes of it names who approved it.
 
     Raises:
         VersionCondemned: The version, or a model with the same bytes, was rolled back for cause.
@@ -180,6 +181,7 @@ def open_rollout(
             "stage": stage,
             "weight": weight,
             "serving": dict(serving),
+            "approved_by": list(approved_by),
         }
         return Draft("rollout-opened", data, epoch)
 
@@ -238,7 +240,8 @@ def promote(rollout_id: str, version: str, *, epoch: int, at: float, reasons: tu
             raise NoSuchRollout(
                 f"{rollout_id} of version {version}", f"{rollout.id} of version {rollout.challenger.version}"
             )
-        return Draft("promoted", {"rollout": rollout_id, "version": version, "at": at, "reasons": list(reasons)}, epoch)
+        data = {"rollout": rollout_id, "version": version, "at": at, "reasons": list(reasons)}
+        return Draft("promoted", {**data, "approved_by": list(rollout.approved_by)}, epoch)
 
     return decide
 

@@ -79,8 +79,21 @@ def run(
     return finish(config, rollout, ctx)
 
 
-def begin(config: DeployConfig, model: ModelVersion, evaluation: Evaluation, ctx: StepContext) -> RolloutRef:
+def begin(
+    config: DeployConfig,
+    model: ModelVersion,
+    evaluation: Evaluation,
+    ctx: StepContext,
+    approved_by: tuple[str, ...] = (),
+) -> RolloutRef:
     """Opens a rollout, and brings the challenger up; releases the first model after its smoke test.
+
+    Args:
+        config: How it is rolled out.
+        model: The challenger.
+        evaluation: What speaks for it.
+        ctx: Of the step.
+        approved_by: Who agreed to it, if somebody was asked.
 
     Raises:
         VersionCondemned: The version was rolled back for cause before.
@@ -96,7 +109,7 @@ def begin(config: DeployConfig, model: ModelVersion, evaluation: Evaluation, ctx
     rollout_id = f"rollout-{ctx.token[:16]}"
     ctx.fence()
     cursors = OutcomeReader(ctx.store, config.alias).skip()
-    _open(config, log, rollout_id, challenger, ctx)
+    _open(config, log, rollout_id, challenger, ctx, approved_by)
     _refuse_damaged(log, rollout_id, ctx)
     ctx.fence()
     endpoint = converge(ctx.store.uri, config.alias, on_wait=lambda name: ctx.progress(0, 1, f"waiting for {name}"))
@@ -163,7 +176,12 @@ def finish(config: DeployConfig, rollout: RolloutRef, ctx: StepContext) -> Relea
 
 
 def _open(
-    config: DeployConfig, log: Log[ReleaseState], rollout_id: str, challenger: ReleasedModel, ctx: StepContext
+    config: DeployConfig,
+    log: Log[ReleaseState],
+    rollout_id: str,
+    challenger: ReleasedModel,
+    ctx: StepContext,
+    approved_by: tuple[str, ...],
 ) -> None:
     state = log.refresh()
     now = ctx.store.now()
@@ -185,6 +203,7 @@ def _open(
             stage=stage,
             weight=first if stage == "canary" else 0.0,
             serving=config.serving.model_dump(mode="json"),
+            approved_by=approved_by,
         )
     )
     if log.state.rollout is not None and log.state.rollout.id == rollout_id:

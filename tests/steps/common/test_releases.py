@@ -60,6 +60,14 @@ def test_the_first_release_makes_a_champion(log: Log[ReleaseState]) -> None:
     assert log.state.serving == {"max_batch": 4}
 
 
+def test_who_approved_stands_in_the_record_of_the_promotion(log: Log[ReleaseState]) -> None:
+    log.append(opening("2", approved_by=("Person::ann",)))
+    record = log.append(releases.promote("rollout-2", "2", epoch=1, at=130.0, reasons=("better",)))
+    assert record is not None
+    assert record.data["approved_by"] == ["Person::ann"]
+    assert [past.approved_by for past in log.state.history] == [(), ("Person::ann",)]
+
+
 def test_a_rollout_runs_from_weight_to_weight_to_promotion(log: Log[ReleaseState]) -> None:
     log.append(opening("2"))
     assert [each.version for each in log.state.wanted()] == ["1", "2"]
@@ -157,7 +165,7 @@ def test_anyone_may_abort_and_the_owner_is_refused_after_it(log: Log[ReleaseStat
 def test_a_state_survives_its_snapshot(log: Log[ReleaseState]) -> None:
     import json
 
-    log.append(opening("2"))
+    log.append(opening("2", approved_by=("Person::ann",)))
     log.append(releases.record_evidence("rollout-2", evidence(), epoch=1))
     fold = ReleaseFold()
     assert fold.load(json.loads(json.dumps(fold.dump(log.state)))) == log.state
