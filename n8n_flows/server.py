@@ -23,6 +23,7 @@ from n8n_flows.install import Installation
 from n8n_flows.settings import Settings
 
 _NODES = Path(__file__).resolve().parent / "nodes"
+_GUARD = Path(__file__).resolve().parent / "hooks" / "guard_metrics.js"
 _PAYLOAD_MIB = 1  # as the loop's own door
 _MODULES_OFF = (
     "instance-ai,agents,mcp,mcp-registry,chat-hub,workflow-builder,oauth-server,community-packages,insights,"
@@ -126,6 +127,7 @@ class N8n:
             "NODES_EXCLUDE": json.dumps(
                 ["n8n-nodes-base.executeCommand", "n8n-nodes-base.localFileTrigger", "n8n-nodes-base.ssh"]
             ),
+            "N8N_METRICS": str(server.has_metrics).lower(),
             "N8N_RESTRICT_FILE_ACCESS_TO": str(self.state / "files"),
             "N8N_RUNNERS_BROKER_PORT": str(server.runners_port),
             "N8N_PYTHON_ENABLED": "false",
@@ -141,6 +143,9 @@ class N8n:
             "N8N_INSTANCE_OWNER_PASSWORD_HASH": self._owner_hash(),
             "NO_PROXY": "127.0.0.1,localhost",
         }
+        if server.metrics_key_sha256:
+            environment["EXTERNAL_HOOK_FILES"] = str(_GUARD)
+            environment["EVERLOOP_METRICS_KEY_SHA256"] = server.metrics_key_sha256
         if postgres := self.settings.postgres:
             password = self.state / "postgres_password"
             write_private(password, postgres.password)

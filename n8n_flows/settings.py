@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ class Server:
         allowed_ranges: CIDR ranges of private addresses that the flows may reach; all others are refused.
         timezone: Of dates in messages.
         encryption_key: Of n8n's credentials; generated, once, if empty. With another one later n8n does not start.
+        metrics_key_sha256: SHA-256, in hex, of the key that `/metrics` asks for as a bearer token. Without one there
+            are metrics on loopback only, for all who reach it.
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +41,12 @@ class Server:
     allowed_ranges: tuple[str, ...] = ("127.0.0.1/32",)
     timezone: str = "Etc/UTC"
     encryption_key: str = field(default="", repr=False)
+    metrics_key_sha256: str = ""
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether n8n tells numbers at `/metrics`: never to strangers on a network."""
+        return bool(self.metrics_key_sha256) or self.host in ("127.0.0.1", "::1", "localhost")
 
     @property
     def url(self) -> str:
@@ -260,6 +269,8 @@ def _broken_rules(sections: Mapping[str, Any]) -> Iterator[str]:
     server: Server = sections.get("server", Server())
     if not 1 <= server.port <= 65535 or not 1 <= server.runners_port <= 65535 or server.port == server.runners_port:
         yield "server.port, server.runners_port: two different ports"
+    if server.metrics_key_sha256 and not re.fullmatch("[0-9a-f]{64}", server.metrics_key_sha256):
+        yield "server.metrics_key_sha256: a SHA-256 in 64 hexadecimal digits"
 
 
 def _is_secret(text: str) -> bool:

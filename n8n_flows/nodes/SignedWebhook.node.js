@@ -6,6 +6,7 @@ const { createHmac, timingSafeEqual } = require('node:crypto');
 
 const TOLERANCE_S = 300;
 const MAX_SIGNATURES = 16;
+const MAX_DROPPED_BYTES = 64 * 2 ** 20;
 const ID = /^[A-Za-z0-9_.:-]{1,256}$/;
 const TIMESTAMP = /^[0-9]{1,15}$/;
 const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
@@ -42,6 +43,21 @@ function refusal(headers, body, credentials, nowS) {
   return isSigned ? undefined : 'no signature matches';
 }
 
+// What is left of a request is dropped unread: a sender that is still sending would not come to reading the answer.
+function dropped(request) {
+  return new Promise((resolve) => {
+    let left = MAX_DROPPED_BYTES;
+    for (const event of ['end', 'close', 'error']) request.on(event, resolve);
+    if (request.readableEnded || request.destroyed) return resolve();
+    request.unpipe();
+    request.on('data', (chunk) => {
+      left -= chunk.length;
+      if (left < 0) resolve();
+    });
+    request.resume();
+  });
+}
+
 class SignedWebhook {
   description = {
     displayName: 'Signed Webhook',
@@ -57,16 +73,28 @@ class SignedWebhook {
     webhooks: [
       { name: 'default', httpMethod: 'POST', responseMode: 'responseNode', path: '={{$parameter["path"]}}', isFullPath: true },
     ],
-    properties: [{ displayName: 'Path', name: 'path', type: 'string', default: '', required: true }],
+    properties: [
+      { displayName: 'Path', name: 'path', type: 'string', default: '', required: true },
+      // By this n8n leaves the body to the node. Else it reads and parses it before anybody looks at the signature, and answers 500
+      // to one that is too long.
+      { displayName: 'Options', name: 'options', type: 'hidden', default: { binaryData: true } },
+    ],
   };
 
   async webhook() {
     const request = this.getRequestObject();
     const answer = (status, error) => {
+      this.logger.warn(`Refused a delivery to ${this.getNodeParameter('path')} with ${status}: ${error}`);
       this.getResponseObject().status(status).json({ error });
       return { noWebhookResponse: true };
     };
-    if (!request.rawBody) await request.readRawBody();
+    try {
+      if (!request.rawBody) await request.readRawBody();
+    } catch (error) {
+      await dropped(request);
+      if (error.type !== 'entity.too.large') return answer(400, 'the body cannot be read');
+      return answer(413, `the body is longer than ${error.limit} bytes`);
+    }
     const body = request.rawBody ?? Buffer.alloc(0);
     const headers = this.getHeaderData();
     const refused = refusal(headers, body, await this.getCredentials('signedWebhookSecret'), Date.now() / 1000);

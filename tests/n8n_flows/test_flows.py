@@ -28,7 +28,6 @@ ALLOWED = {
             "dataTable",
             "emailSend",
             "errorTrigger",
-            "form",
             "formTrigger",
             "httpRequest",
             "if",
@@ -87,7 +86,7 @@ def test_whatever_listens_asks_who_calls(flow: dict[str, Any]) -> None:
 def test_the_paths_are_those_that_provisioning_probes() -> None:
     flows = [provision.load_flow(name) for name in provision.FLOWS]
     paths = {node["parameters"]["path"] for flow in flows for node in nodes(flow, "signedWebhook")}
-    forms = {node["parameters"]["options"]["path"] for flow in flows for node in nodes(flow, "formTrigger")}
+    forms = {node["parameters"]["path"] for flow in flows for node in nodes(flow, "formTrigger")}
     assert paths == set(provision.SIGNED_PATHS)
     assert forms == {provision.FORM_PATH}
 

@@ -104,6 +104,17 @@ def test_what_may_be_dangerous_is_off(with_node: N8n) -> None:
     assert "n8n-nodes-base.executeCommand" in json.loads(environment["NODES_EXCLUDE"])
 
 
+def test_metrics_are_for_this_machine_or_for_whoever_has_the_key(with_node: N8n) -> None:
+    def told(**server: str) -> dict[str, str]:
+        return N8n(replace(with_node.settings, server=Server(**server)), with_node.installed).environment()
+
+    alone, open_to_all, guarded = told(), told(host="0.0.0.0"), told(host="0.0.0.0", metrics_key_sha256="a" * 64)
+    assert (alone["N8N_METRICS"], open_to_all["N8N_METRICS"], guarded["N8N_METRICS"]) == ("true", "false", "true")
+    assert "EXTERNAL_HOOK_FILES" not in alone
+    assert Path(guarded["EXTERNAL_HOOK_FILES"]).name == "guard_metrics.js"
+    assert guarded["EVERLOOP_METRICS_KEY_SHA256"] == "a" * 64
+
+
 def test_an_installation_has_the_name_of_its_lock(tmp_path: Path) -> None:
     found = installation({"XDG_CACHE_HOME": str(tmp_path)})
     assert found.folder.parent == tmp_path / "everloop"

@@ -48,6 +48,7 @@ def test_secrets_appear_in_no_representation(settings_file: Callable[[str], Path
         ("[mail]", "[mail]\ntls = 1", "mail.tls: a bool"),
         ("[mail]", "[approval]\nremind_after_s = 30\n[mail]", "approval.remind_after_s: 65"),
         ("[mail]", "[server]\nport = 5679\n[mail]", "two different ports"),
+        ("[mail]", '[server]\nmetrics_key_sha256 = "key"\n[mail]', "server.metrics_key_sha256: a SHA-256"),
         ("[door]", '[door]\nurl = "ftp://x"', "door.url: an http(s) address"),
     ],
 )

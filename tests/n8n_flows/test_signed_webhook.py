@@ -24,21 +24,36 @@ BODY = json.dumps({"type": "run.failed", "data": {"title": "é"}}, ensure_ascii=
 # Calls the trigger as n8n does: the request as it came, the credentials, and what became of it.
 CALL = """
 const { SignedWebhook } = require(process.argv[1]);
+const { Readable } = require('stream');
+const LIMIT = 10000;
 const cases = JSON.parse(require('fs').readFileSync(0));
 (async () => {
   const answers = [];
   for (const { headers, body, credentials, nowS } of cases) {
     Date.now = () => nowS * 1000;
     const answer = {};
-    const response = { status(code) { answer.status = code; return this; }, json(value) { answer.body = value; } };
+    const response = {
+      status(code) { answer.status = code; return this; },
+      json(value) { answer.body = value; },
+    };
+    const request = Readable.from([Buffer.from(body, 'base64')]);
+    request.readRawBody = async () => {
+      const read = Buffer.from(body, 'base64');
+      if (read.length > LIMIT) throw Object.assign(new Error(), { type: 'entity.too.large', limit: LIMIT });
+      if (headers['content-encoding']) throw new Error('incorrect header check');
+      request.rawBody = read;
+    };
     const context = {
-      getRequestObject: () => ({ rawBody: Buffer.from(body, 'base64') }),
+      getRequestObject: () => request,
       getResponseObject: () => response,
       getHeaderData: () => headers,
       getCredentials: async () => credentials,
+      getNodeParameter: () => 'everloop-notify',
+      logger: { warn: (text) => { answer.logged = text; } },
     };
     const result = await new SignedWebhook().webhook.call(context);
-    answers.push({ ...answer, started: result.workflowData?.[0]?.[0]?.json });
+    const drained = request.readableEnded || undefined;
+    answers.push({ ...answer, drained, started: result.workflowData?.[0]?.[0]?.json });
   }
   console.log(JSON.stringify(answers));
 })();
@@ -93,9 +108,11 @@ def test_one_of_several_signatures_is_enough(call: Callable[..., dict[str, Any]]
 
 @pytest.mark.parametrize("minutes", [-6, 6])
 def test_a_stale_delivery_is_refused(minutes: int, call: Callable[..., dict[str, Any]]) -> None:
+    reason = "webhook-timestamp is more than 300 s away"
     assert call(signed(at_s=NOW_S + 60 * minutes)) == {
         "status": 401,
-        "body": {"error": "webhook-timestamp is more than 300 s away"},
+        "body": {"error": reason},
+        "logged": f"Refused a delivery to everloop-notify with 401: {reason}",
     }
     assert "started" in call(signed(at_s=NOW_S + 50 * minutes)), "five minutes are allowed"
 
@@ -142,4 +159,18 @@ def test_a_genuine_body_that_is_no_json_object_is_a_bad_request(
 ) -> None:
     answer = call(signed(body), body)
     assert answer["status"] == 400
+    assert "started" not in answer
+
+
+def test_a_body_that_is_too_long_is_refused_unread_and_drained(call: Callable[..., dict[str, Any]]) -> None:
+    body = json.dumps({"a": "x" * 10_000}).encode()
+    answer = call(signed(body), body)
+    assert (answer["status"], answer["drained"]) == (413, True)
+    assert answer["body"] == {"error": "the body is longer than 10000 bytes"}
+    assert "started" not in answer
+
+
+def test_a_body_that_cannot_be_read_is_a_bad_request(call: Callable[..., dict[str, Any]]) -> None:
+    answer = call({**signed(), "content-encoding": "gzip"})
+    assert (answer["status"], answer["drained"]) == (400, True)
     assert "started" not in answer

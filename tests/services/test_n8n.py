@@ -6,6 +6,7 @@ n8n_flows/README.md says which of its goals each test holds.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECRET = "whsec_" + base64.b64encode(bytes(range(200, 240))).decode()
 TOKEN = "token-of-the-test"
+METRICS_KEY = "key-of-prometheus"
 REMIND_AFTER_S = 65
 TEN_MINUTES_S = 600.0
 
@@ -151,6 +153,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
             [server]
             port = {port}
             runners_port = {runners_port}
+            metrics_key_sha256 = "{hashlib.sha256(METRICS_KEY.encode()).hexdigest()}"
             [door]
             url = "http://127.0.0.1:{outside.http_port}"
             api_key = "elk_canary_door_key"
@@ -244,12 +247,17 @@ def test_what_is_not_genuine_starts_nothing(edge: Edge) -> None:
             "JWT without algorithm": edge.send(to, body, token, authorization=f"Bearer {unsigned_jwt}"),
         }
         assert {what: status for what, (status, _) in refused.items()} == dict.fromkeys(refused, 401), path
-        huge = b'{"a": "' + b"x" * 2_000_000 + b'"}'
-        # n8n itself reads no more than 1 MiB, and says 500 to it.
-        assert edge.send(to, huge, sign_webhook(key, "f-5", huge) | token)[0] >= 400
+        for num_bytes in (1 << 20, 20 << 20):
+            huge = b'{"a": "' + b"x" * num_bytes + b'"}'
+            assert edge.send(to, huge, sign_webhook(key, "f-5", huge) | token)[0] == 413, f"{path}, {num_bytes}"
+        gzip = {"content-encoding": "gzip"}
+        assert edge.send(to, body, good | token | gzip)[0] == 400, path
         assert _answer(urllib.request.Request(f"{edge.url}{to}"))[0] == 404, "a GET is no delivery"
     assert edge.num_executions() == before
     assert not edge.outside.chat("forged")
+    log = edge.n8n.log.read_text(errors="replace")
+    for status in (401, 413):
+        assert f"Refused a delivery to everloop-notify with {status}" in log, "whoever keeps n8n can see it"
     assert edge.deliver("everloop-notify", message("genuine"), "f-6") == 200, "the same path, with all that it asks for"
     assert edge.num_executions() == before + 1
 
@@ -296,10 +304,10 @@ def test_a_person_starts_a_run_by_the_form(edge: Edge) -> None:
     asked, posted = edge.outside.door("/v1/runs")[-1]
     assert posted == {"recipe": "nano", "reason": "from the form"}
     assert asked["idempotency-key"].startswith("form-")
-    page = json.loads(answer)["formWaitingUrl"]
-    assert b"run run-7" in until(
-        lambda: (found := _answer(urllib.request.Request(page), 5)[1]) and b"run-7" in found and found
-    )
+    assert json.loads(answer) == {"formSubmittedText": "started: run run-7"}
+    # Of what ended well nothing is kept but a row that is marked as deleted.
+    kept = "SELECT status FROM execution_entity WHERE workflowId = 'everloopStartRun' AND deletedAt IS NULL"
+    until(lambda: edge.ask(kept) == [])
 
 
 def test_a_sink_that_fails_is_not_accepted_and_is_reported(edge: Edge) -> None:
@@ -319,39 +327,32 @@ def test_a_sink_that_fails_is_not_accepted_and_is_reported(edge: Edge) -> None:
     assert len(edge.outside.mail("sink down")) == 1
 
 
-def test_a_mail_that_fails_after_the_chat_leaves_the_chat_alone(edge: Edge) -> None:
-    """Killed while the mail server has not answered: the next delivery goes to the mail server only."""
-    edge.outside.hold_mail.set()
-    edge.outside.held.clear()
-    edge.outside.released.clear()
-    body = json.dumps(message("killed at mail")).encode()
-    headers = sign_webhook(WebhookSecret.parse(SECRET), "kill-1", body)
-    with _sent(edge, body, headers):
-        assert edge.outside.held.wait(60)
+@pytest.mark.parametrize(
+    ("sink", "num_chats", "num_mails"),
+    [
+        # The chat's receipt was written before: the next delivery goes to the mail server only.
+        pytest.param("mail", 1, 2, id="after-the-chat"),
+        pytest.param("chat", 2, 1, id="before-anything"),
+    ],
+)
+def test_killed_between_post_and_receipt_tells_that_sink_twice_and_loses_nothing(
+    sink: str, num_chats: int, num_mails: int, edge: Edge
+) -> None:
+    """Killed while a sink has taken the message and not answered."""
+    title, outside = f"killed at {sink}", edge.outside
+    hold = {"chat": outside.hold_chat, "mail": outside.hold_mail}[sink]
+    hold.set()
+    outside.held.clear()
+    outside.released.clear()
+    body = json.dumps(message(title)).encode()
+    with _sent(edge, body, sign_webhook(WebhookSecret.parse(SECRET), f"kill-{sink}", body)):
+        assert outside.held.wait(60)
         edge.kill()
-        edge.outside.hold_mail.clear()
-        edge.outside.released.set()
+        hold.clear()
+        outside.released.set()
     edge.start()
-    assert edge.deliver("everloop-notify", message("killed at mail"), "kill-1") == 200
-    assert len(edge.outside.chat("killed at mail")) == 1, "its receipt survived"
-    assert len(edge.outside.mail("killed at mail")) == 2, "taken by the server, and killed before the receipt"
-
-
-def test_killed_between_post_and_receipt_is_told_twice_and_never_lost(edge: Edge) -> None:
-    edge.outside.hold_chat.set()
-    edge.outside.held.clear()
-    edge.outside.released.clear()
-    body = json.dumps(message("killed at chat")).encode()
-    headers = sign_webhook(WebhookSecret.parse(SECRET), "kill-2", body)
-    with _sent(edge, body, headers):
-        assert edge.outside.held.wait(60)
-        edge.kill()
-        edge.outside.hold_chat.clear()
-        edge.outside.released.set()
-    edge.start()
-    assert edge.deliver("everloop-notify", message("killed at chat"), "kill-2") == 200
-    assert len(edge.outside.chat("killed at chat")) == 2
-    assert len(edge.outside.mail("killed at chat")) == 1
+    assert edge.deliver("everloop-notify", message(title), f"kill-{sink}") == 200
+    assert (len(outside.chat(title)), len(outside.mail(title))) == (num_chats, num_mails)
 
 
 def _sent(edge: Edge, body: bytes, headers: dict[str, str]) -> Any:
@@ -477,6 +478,18 @@ def test_a_wait_outlives_kills_and_restarts(edge: Edge) -> None:
     assert len(edge.outside.chat("Reminder: [Everloop] approval: waits for you")) == 1
     until(lambda: edge.outside.door("/v1/runs/run-2"))
     assert not edge.outside.chat("Reminder: [Everloop] approval: was decided")
+
+
+def test_metrics_are_told_to_whoever_has_the_key(edge: Edge) -> None:
+    def told(**headers: str) -> tuple[int, bytes]:
+        return _answer(urllib.request.Request(f"{edge.url}/metrics", headers=headers))
+
+    for refused in ({}, {"authorization": "Bearer other"}, {"authorization": METRICS_KEY}):
+        status, body = told(**refused)
+        assert (status, b"n8n_" in body) == (401, False), refused
+    status, body = told(authorization=f"Bearer {METRICS_KEY}")
+    assert status == 200
+    assert b"\nn8n_active_workflow_count 4\n" in body
 
 
 def test_no_secret_is_in_the_log_or_the_environment(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
