@@ -77,6 +77,8 @@ def settings(site: Site, folder: Path) -> dict[str, Any]:
         jobs.append(_job("alertmanager", config.ports.alertmanager))
     if "minio" in site.names:
         jobs.append(_job("minio", config.ports.minio) | {"metrics_path": "/minio/v2/metrics/cluster"})
+    if "n8n" in site.names:
+        jobs.append(_job("n8n", config.ports.n8n))
     # The targets of these come and go: Ray keeps a list of its own, the endpoint is there after the first release.
     jobs += [_files("endpoint", folder), _files("ray", folder)]
     document: dict[str, Any] = {

@@ -57,7 +57,7 @@ def test_prometheus_scrapes_only_what_is_in_the_set(tmp_path: Path) -> None:
 
     assert jobs() == set()
     assert jobs("minio", "triggers") == {"minio", "triggers"}
-    assert jobs(*ALL) == {"minio", "triggers", "reconciler", "alertmanager"}
+    assert jobs(*ALL) == {"minio", "triggers", "reconciler", "alertmanager", "n8n"}
 
 
 @pytest.mark.parametrize("config", [load_config(), reachable()], ids=["nobody", "people"])
