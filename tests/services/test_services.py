@@ -169,6 +169,22 @@ def test_a_service_that_dies_is_told_and_healed_by_up(site: Any) -> None:
     assert {name for name in NAMES if after[name] != before[name]} == healed
 
 
+def test_the_watch_starts_again_what_dies(make_site: Callable[..., Any]) -> None:
+    other = make_site()
+    other.run("up", "--only", "minio,alertmanager,watch")
+    before = {name: pid_of(other, name) for name in ("minio", "alertmanager")}
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+
+    def back() -> bool:
+        found = other.statuses(ok=None)
+        return all(found[name]["state"] == "healthy" and found[name]["pid"] != pid for name, pid in before.items())
+
+    eventually(back, "both again")
+    assert other.told("down")["watch"] is True
+    assert not _marked(other.state)
+
+
 def test_a_stranger_on_a_port_is_named_and_left_alone(make_site: Callable[..., Any]) -> None:
     other = make_site()
     listen = (

@@ -97,6 +97,9 @@ class Neighbour(Service):
             self._run("stop")
         return process.stop(self.folder, self.site.config.waits.stop_s) or bool(running)
 
+    def has_died(self) -> bool:
+        return (self.folder / "pid").exists() and bool(self.gone())
+
     def status(self) -> Status:
         port = getattr(self.site.config.ports, self.name)
         known = (self.folder / "pid").exists()

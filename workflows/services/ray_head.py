@@ -62,10 +62,13 @@ class RayHead(Service):
     def down(self) -> bool:
         return ray_head.stop(self.site.state)
 
+    def has_died(self) -> bool:
+        return (self.site.state / "ray.json").exists() and ray_head.find(self.site.state) is None
+
     def status(self) -> Status:
         found = ray_head.find(self.site.state)
         if found is None:
-            if (self.site.state / "ray.json").exists():
+            if self.has_died():
                 return Status(self.name, "died", detail="its processes are gone")
             return Status(self.name, "stopped")
         own = [int(pid) for pid in found.processes]

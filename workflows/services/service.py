@@ -106,6 +106,10 @@ class Service(ABC):
     def status(self) -> Status:
         """How it is now."""
 
+    @abstractmethod
+    def has_died(self) -> bool:
+        """Whether it was started, not stopped, and runs no more. Cheap, for the watch asks all the time."""
+
     def missing(self) -> str:
         """Why it cannot run on this machine at all; empty if it can."""
         return ""
@@ -148,6 +152,10 @@ class Daemon(Service):
 
     def down(self) -> bool:
         return process.stop(self.folder, self.site.config.waits.stop_s)
+
+    def has_died(self) -> bool:
+        found = process.recorded(self.folder)
+        return found is not None and not found.alive()
 
     def status(self) -> Status:
         found = process.recorded(self.folder)

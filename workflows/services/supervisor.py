@@ -60,13 +60,13 @@ def heal(
     What somebody stops meanwhile stays stopped: it is looked at once nobody else starts or stops anything.
     """
 
-    def dead() -> list[Service]:
-        return [one for one, status in zip(services, statuses(services), strict=True) if status.state == "died"]
+    def due() -> list[Service]:
+        return [service for service in services if may(service.name) and service.has_died()]
 
-    if not any(may(service.name) for service in dead()):
+    if not due():
         return {}
     with _locked(site):
-        return _start([service for service in dead() if may(service.name)], observe)
+        return _start(due(), observe)
 
 
 def _start(services: Sequence[Service], observe: Callable[[Progress], None]) -> Mapping[str, Progress]:
