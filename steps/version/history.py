@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
 import pyarrow as pa
 
 from steps.common.dataset import DATASET_SCHEMA
-from steps.common.parquet import parquet_table
+from steps.common.parquet import MEDIA_TYPE, parquet_table
 from steps.version.manifest import BucketFile, DatasetState, Manifest, check_tag
 from steps.version.merge import CONTENT_COLUMNS
 from workflows.log import (
@@ -20,12 +20,13 @@ from workflows.log import (
     Draft,
     Log,
     NotFound,
+    Record,
     Store,
     TreeRef,
     collect_garbage,
     list_logs,
-    log_references,
     references,
+    stored_records,
 )
 
 FOLLOWED_MAX_BYTES = 16 * 2**20
@@ -95,16 +96,40 @@ def collect(blobs: Blobs, *, dry_run: bool) -> Collected:
 def _roots(blobs: Blobs) -> Iterator[BlobRef | TreeRef]:
     """Yields everything that is named anywhere in the storage outside of the blobs."""
     store = blobs.store
+    # One listing tells which digests are those of blobs: a frontier names two of every page that are not, and to ask
+    # for each would cost more than all the rest. What is written from here on is young, and stays.
+    sizes = {info.key.rpartition("/")[2]: info.size for info in store.list(blobs.prefix)}
     names = list_logs(store, "")
     named = chain(
-        chain.from_iterable(log_references(store, name) for name in names),
+        chain.from_iterable(_named_by_log(store, name) for name in names),
         _named_by_objects(store, names, blobs.prefix),
     )
     seen: set[str] = set()
     for reference in named:
         yield reference
-        if isinstance(reference, BlobRef) and not reference.media_type:
-            yield from _named_by_unknown(blobs, reference, seen)
+        if isinstance(reference, BlobRef) and reference.media_type == MEDIA_TYPE:
+            seen.add(reference.sha256)  # Rows name no blobs, so they need not be read to the last byte.
+        elif isinstance(reference, BlobRef) and not reference.media_type:
+            yield from _named_by_unknown(blobs, reference, sizes, seen)
+
+
+def _named_by_log(store: Store, name: str) -> Iterator[BlobRef | TreeRef]:
+    for record in stored_records(store, name):
+        if name.startswith("datasets/") and record.kind == "version":
+            yield from _tables(record)
+        yield from references(record.data)
+        yield from references(list(record.notify))
+
+
+def _tables(record: Record) -> Iterator[BlobRef]:
+    """Yields the tables that a manifest names by their bare digests."""
+    lineage = record.data.get("lineage", {})
+    for sha256 in (
+        *(file["sha256"] for file in record.data["files"]),
+        *lineage.get("documents", ()),
+        *lineage.get("rejects", ()),
+    ):
+        yield BlobRef(sha256, 0, MEDIA_TYPE)
 
 
 def _named_by_objects(store: Store, logs: list[str], blobs_prefix: str) -> Iterator[BlobRef | TreeRef]:
@@ -118,16 +143,18 @@ def _named_by_objects(store: Store, logs: list[str], blobs_prefix: str) -> Itera
                 continue  # Gone since it was listed.
 
 
-def _named_by_unknown(blobs: Blobs, reference: BlobRef, seen: set[str]) -> Iterator[BlobRef | TreeRef]:
+def _named_by_unknown(
+    blobs: Blobs, reference: BlobRef, sizes: Mapping[str, int], seen: set[str]
+) -> Iterator[BlobRef | TreeRef]:
     """Yields what a blob names that is known by its bare digest: it may be a tree, or a long value."""
     stack = [reference.sha256]
     while stack:
         sha256 = stack.pop()
-        info = None if sha256 in seen else blobs.store.head(blobs.key(sha256))
+        size = None if sha256 in seen else sizes.get(sha256)
         seen.add(sha256)
-        if info is None or info.size > FOLLOWED_MAX_BYTES:
+        if size is None or size > FOLLOWED_MAX_BYTES:
             continue
-        for found in references(_json(blobs.get(BlobRef(sha256, info.size)))):
+        for found in references(_json(blobs.get(BlobRef(sha256, size)))):
             yield found
             if isinstance(found, BlobRef) and not found.media_type:
                 stack.append(found.sha256)

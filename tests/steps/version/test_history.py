@@ -10,10 +10,12 @@ import pytest
 
 from steps.common.alone import AloneContext
 from steps.common.dataset import read_table
+from steps.common.parquet import MEDIA_TYPE
 from steps.common.results import DatasetVersion, ValidationResult
 from steps.version import VersionConfig, open_dataset, run
 from steps.version.history import collect, diff, tag
-from workflows.log import BlobRef, Blobs, CorruptRecord, Draft, Log, Record, Store, encode, open_store
+from tests.workflows.log.counting import MemoryStore
+from workflows.log import BlobRef, Blobs, CorruptRecord, Draft, Log, ObjectInfo, Record, Store, encode, open_store
 
 Operation = Callable[..., AloneContext]
 Validation = Callable[..., ValidationResult]
@@ -118,6 +120,33 @@ def test_nothing_is_deleted_when_a_log_cannot_be_read(impatient: Blobs) -> None:
     with pytest.raises(CorruptRecord):
         collect(impatient, dry_run=False)
     assert stored(impatient) == {orphan.sha256}
+
+
+class Asked(MemoryStore):
+    """Keeps the keys that it was asked about."""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        asked_about.append(key)
+        return super().head(key)
+
+
+asked_about: list[str] = []
+
+
+def test_collecting_reads_no_tables_and_asks_for_no_digests_of_pages() -> None:
+    store = Asked()
+    blobs = Blobs(store, grace_s=-1.0)
+    table = blobs.put(b"PAR1", MEDIA_TYPE)
+    manifest = {"files": [{"bucket": 0, "sha256": table.sha256}], "lineage": {"documents": [table.sha256]}}
+    log = Log(store, "datasets/corpus", Plain())
+    log.append(lambda _: Draft("version", manifest))
+    record(store, "frontier/web", [{"text_sha256": f"{number:064x}"} for number in range(100)])
+    store.objects[blobs.key(table.sha256)] = (b"never read", 0.0)
+    asked_about.clear()
+
+    assert collect(blobs, dry_run=False).deleted == ()
+    assert blobs.key(f"{7:064x}") not in asked_about
+    assert blobs.key(table.sha256) not in asked_about
 
 
 @pytest.mark.ray
