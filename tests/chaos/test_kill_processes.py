@@ -84,21 +84,18 @@ def ray_head(whole: WholeSet, _: str) -> dict[int, int]:
 
 VICTIMS = (
     Victim(
-        "the runner",
-        lambda whole, run_id: whole.runners(run_id),
-        "",
-        "Airflow, or the reconciler: whoever sees it first",
+        "the runner", lambda whole, run_id: whole.runners(run_id), "", "Airflow or the reconciler, who sees it first"
     ),
-    Victim("the door", daemon("triggers"), "triggers", WATCH),
-    Victim("the reconciler", daemon("reconciler"), "reconciler", WATCH, num_told=2),
-    Victim("Airflow's scheduler", airflow("scheduler"), "airflow", WATCH),
-    Victim("Airflow's workers", airflow_workers, "airflow", "its scheduler"),
-    Victim("Airflow's triggerer", airflow("triggerer"), "airflow", WATCH),
-    Victim("Airflow's API server", airflow("api-server"), "airflow", WATCH),
-    Victim("n8n", n8n, "n8n", WATCH, num_told=2),
-    Victim("MLflow", daemon("mlflow"), "mlflow", WATCH),
-    Victim("MinIO", daemon("minio"), "minio", WATCH),
     Victim("the Ray head", ray_head, "ray", "the watch, or whoever needs it first"),
+    Victim("MinIO", daemon("minio"), "minio", WATCH),
+    Victim("n8n", n8n, "n8n", WATCH, num_told=2),
+    Victim("Airflow's triggerer", airflow("triggerer"), "airflow", WATCH),
+    Victim("Airflow's scheduler", airflow("scheduler"), "airflow", WATCH),
+    Victim("the door", daemon("triggers"), "triggers", WATCH),
+    Victim("MLflow", daemon("mlflow"), "mlflow", WATCH),
+    Victim("Airflow's API server", airflow("api-server"), "airflow", WATCH),
+    Victim("Airflow's workers", airflow_workers, "airflow", "its scheduler"),
+    Victim("the reconciler", daemon("reconciler"), "reconciler", WATCH, num_told=2),
 )
 
 
