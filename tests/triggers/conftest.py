@@ -330,7 +330,9 @@ def project() -> Project:
 def open_durable(tmp_path: Path, project: Project) -> Iterator[Callable[..., Durable]]:
     opened: list[tuple[TestClient, AuditLog]] = []
 
-    def open_it(*, protected: bool = False, storage: str = "", **settings: Any) -> Durable:
+    def open_it(
+        *, protected: bool = False, storage: str = "", alias: AliasSettings | None = None, **settings: Any
+    ) -> Durable:
         uri = storage or f"file://{tmp_path}/storage"
         loop = Loop(uri, engine=Engine(uri, project=project))
         store = loop.engine.store
@@ -343,7 +345,7 @@ def open_durable(tmp_path: Path, project: Project) -> Iterator[Callable[..., Dur
             {"nano": AliasRule(protected=protected)},
         )
         launched: list[str] = []
-        aliases = {"nano": AliasSettings(recipe="nano")}
+        aliases = {"nano": alias or AliasSettings(recipe="nano")}
         api = DurableLoop(loop, directory, aliases, launched.append)
         verifiers = webhook_verifiers({"CI::push": (WEBHOOK_SECRET,)}, StoredSeenIds(store))
         access = Access(directory, authorizer, audit, Approvals(store, authorizer, api.decide), verifiers)

@@ -30,6 +30,7 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
         ('storage = "s"\n[webhook_secrets]\na = []', "webhook_secrets"),
         ('storage = "s"\n[webhook_secrets]\na = ["c2VjcmV0"]', "24 to 64"),
         ("storage = ", "door.toml"),
+        ('storage = "s"\n[aliases.a]\nrecipe = "nano"\noverrides = ["deploy.weights=[2]"]', "must all lie in"),
     ],
 )
 def test_what_is_wrong_is_named_without_the_secret(text: str, reason: str, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from triggers.settings import AliasSettings
+
 OLGA, VIC, ALERTMANAGER, N8N, PUSH = (
     "Person::olga", "Person::vic", "Service::alertmanager", "Service::n8n", "CI::push",
 )  # fmt: skip
@@ -129,6 +131,14 @@ def test_an_alert_in_the_cooldown_is_collected_once_and_waits(durable: Any) -> N
     assert durable.signals().num_suppressed == {"cooldown": 1}
     assert len(durable.signals().pending) == 1
     assert durable.signals().active is None
+
+
+def test_the_first_signal_starts_the_recipe_with_the_fields_that_the_settings_change(open_durable: Any) -> None:
+    durable = open_durable(alias=AliasSettings(recipe="nano", overrides=("train.num_steps=7", "deploy.alias=other")))
+    run_id = deliver(durable, alert()).json()["signals"][0]["run_id"]
+
+    config = durable.loop.engine.config(run_id)
+    assert (config.recipe, config.train.num_steps, config.deploy.alias) == ("nano", 7, "nano")
 
 
 def test_a_signal_of_an_unknown_kind_is_refused(durable: Any) -> None:

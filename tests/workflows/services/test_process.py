@@ -24,6 +24,18 @@ STUBBORN = (
 PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).wait()"
 
 
+def test_a_session_is_found_without_its_mark(tmp_path: Path) -> None:
+    leader = subprocess.Popen([sys.executable, "-c", PARENT], env={}, start_new_session=True)
+    try:
+        until(lambda: len(process.session_of(leader.pid)) == 2)
+        assert leader.pid in process.session_of(leader.pid)
+        assert os.getpid() not in process.session_of(leader.pid)
+    finally:
+        end(process.session_of(leader.pid), 0.1)
+        leader.wait()
+    assert process.session_of(leader.pid) == {}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "service"

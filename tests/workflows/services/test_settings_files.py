@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from triggers.settings import load_settings
+from workflows.engine.claims import start_time
 from workflows.outbox import load_outbox_settings
 from workflows.services import alertmanager, prometheus
 from workflows.services.config import ServicesConfig, load_config
@@ -136,6 +138,32 @@ def test_the_drivers_of_airflow_act_as_airflow_and_its_environment_holds_no_key_
     assert told.stdout.strip() == site.secrets.api_keys["Service::airflow"]
     assert site.secrets.minio_loop[1] not in json.dumps(variables)
     assert Path(variables["EVERLOOP_PYTHON"]).stat().st_mode & 0o077 == 0
+
+
+def test_airflow_is_told_when_and_with_which_fields_a_round_starts(tmp_path: Path) -> None:
+    config = load_config()
+    loop = config.loop.model_copy(update={"overrides": ("train.num_steps=7",)})
+    airflow = config.airflow.model_copy(update={"cron": "* * * * *"})
+    site = site_in(tmp_path, config=config.model_copy(update={"loop": loop, "airflow": airflow}))
+    variables = Airflow(site).variables()
+
+    assert (variables["EVERLOOP_CRON"], variables["EVERLOOP_OVERRIDES"]) == ("* * * * *", '["train.num_steps=7"]')
+
+
+def test_a_component_of_airflow_that_is_gone_is_a_death(tmp_path: Path) -> None:
+    airflow = Airflow(site_in(tmp_path))
+    airflow.folder.mkdir(parents=True)
+    assert not airflow.has_died()
+
+    (airflow.folder / "pid").write_text("{}")
+    own = {"pid": os.getpid(), "started": start_time(os.getpid())}
+    (airflow.folder / "processes.json").write_text(json.dumps({"scheduler": own}))
+    assert not airflow.has_died()
+
+    (airflow.folder / "processes.json").write_text(json.dumps({"scheduler": own, "triggerer": {**own, "started": 1}}))
+    assert airflow.gone() == ["triggerer"]
+    assert airflow.has_died()
+    assert airflow.status().detail.startswith("triggerer gone")
 
 
 def test_the_storage_is_the_bucket_or_a_folder(tmp_path: Path) -> None:
