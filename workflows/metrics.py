@@ -164,6 +164,11 @@ class LoopCollector(Collector):
         """Counts a problem of a part of the reconciler."""
         self._problems[part] += 1
 
+    def runs(self) -> Mapping[str, RunLine]:
+        """All runs by id, as of now."""
+        with self._lock:
+            return self._runs.refresh()
+
     def unfinished_runs(self) -> list[str]:
         """Runs that are not over: of ten thousand that were, a reconciler need not ask each whether it is due."""
         with self._lock:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, start_http_server
 
 from steps.common.releases import released_aliases
-from steps.common.signals import open_signal_log
+from steps.common.signals import SignalState, open_signal_log
 from steps.monitor.metrics import DriftCollector
 from steps.monitor.monitor_log import open_monitor_log
 from steps.monitor.scan import Scanner, watched_aliases
@@ -32,15 +32,17 @@ from workflows.access import AccessError, Redactor, environment_secrets
 from workflows.api import Loop, NotAdmitted
 from workflows.command_line import DONE, FAILED, WRONG_USE, add_common
 from workflows.engine import Engine, EngineError
-from workflows.log import LogError
+from workflows.log import Log, LogError
 from workflows.message_links import MessageLinks
-from workflows.metrics import LoopCollector
+from workflows.metrics import LoopCollector, RunLine
 from workflows.outbox import Dispatched, Dispatcher, OutboxSettings, SettingsError, load_outbox_settings
 from workflows.pipeline import connect, converge_all
 
 INTERVAL_S = 10.0
 STOP_S = 5.0
 """How long a reconciler that is told to stop waits for deliveries under way; what is cut off is sent again."""
+
+UNDER_WAY = frozenset({"running", "parked"})
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -105,6 +107,7 @@ class Reconciler:
         self.metrics = DriftCollector()
         self.loop_metrics = LoopCollector(self._engine.store)
         self._driven: dict[str, subprocess.Popen[bytes]] = {}
+        self._signals: dict[str, Log[SignalState]] = {}
 
     def round(self) -> Round:
         """Does everything that is due now, and waits for none of the runs."""
@@ -162,7 +165,10 @@ class Reconciler:
 
     def _start(self) -> tuple[str, ...]:
         started = []
+        runs = self.loop_metrics.runs()
         for alias in self._loop.aliases():
+            if self._is_quiet(alias, runs):
+                continue
             self._loop.settle(alias)
             try:
                 begun = self._loop.start_due(alias)
@@ -172,6 +178,19 @@ class Reconciler:
             if begun is not None and not begun.merged:
                 started.append(begun.run_id)
         return tuple(started)
+
+    def _is_quiet(self, alias: str, runs: Mapping[str, RunLine]) -> bool:
+        """Whether nothing waits for a run, and none has ended that the signal log does not know of. To say so costs one
+        read; to settle costs twenty, and there may be a thousand aliases.
+        """
+        log = self._signals.setdefault(alias, open_signal_log(self._engine.store, alias))
+        state = log.refresh()
+        if state.pending:
+            return False
+        if state.active is None:
+            return True
+        line = runs.get(state.active.run_id)
+        return state.active.started and line is not None and line.status in UNDER_WAY
 
     def _take_up(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         self._driven = {run_id: process for run_id, process in self._driven.items() if process.poll() is None}

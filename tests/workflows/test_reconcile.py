@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from steps.common.signals import open_signal_log
 from tests.workflows.engine import graphs
 from tests.workflows.engine.simulated import Simulated
 from tests.workflows.outbox.conftest import SECRET, Sink
 from tests.workflows.outbox.conftest import make_sink as _make_sink
+from workflows.api import Loop
+from workflows.configs import RECIPES
 from workflows.engine import Engine
+from workflows.log import Draft
 from workflows.outbox import OutboxSettings, load_outbox_settings
 from workflows.reconcile import Reconciler
 
@@ -107,3 +111,30 @@ def test_a_part_that_fails_is_counted_and_leaves_the_others_alone(
         ({"part": "converge"}, 1)
     ]
     assert shown["everloop_reconcile_last_success_timestamp_seconds"][0].value == 0.0
+
+
+def test_an_alias_is_settled_when_its_run_has_ended_and_left_alone_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = f"file://{tmp_path}/storage"
+    config = RECIPES["nano"]()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    loop = Loop(storage)
+    begun = loop.start_by_hand(config)
+    loop.engine._log(begun.run_id).append(lambda state: Draft("parked", {"wake_at": None}))
+    reconciler = Reconciler(storage, launch=lambda _: ended)
+    settled: list[str] = []
+    settle = reconciler._loop.settle
+    monkeypatch.setattr(reconciler._loop, "settle", lambda alias: (settled.append(alias), settle(alias)))
+
+    assert reconciler.round().problems == ()
+    assert settled == []
+    loop.engine.cancel(begun.run_id, by="test")
+    assert reconciler.round().problems == ()
+
+    assert settled == [config.deploy.alias]
+    state = open_signal_log(loop.engine.store, config.deploy.alias).refresh()
+    assert (state.active, state.finished[-1].outcome) == (None, "cancelled")
+    reconciler.round()
+    assert settled == [config.deploy.alias]
