@@ -7,8 +7,10 @@ principal may do, the authorizer says.
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +35,9 @@ from workflows.access import (
     new_api_key,
 )
 
+MIN_SECRET_CHARS = 32
+"""A file that a crash or a full disk has left shorter is no secret."""
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -45,11 +50,10 @@ class Access:
     verifiers: Mapping[str, WebhookVerifier]
 
 
-def webhook_verifiers(secrets: Mapping[str, tuple[str, ...]], seen: SeenIds) -> dict[str, WebhookVerifier]:
+def webhook_verifiers(shared: Mapping[str, tuple[str, ...]], seen: SeenIds) -> dict[str, WebhookVerifier]:
     """A verifier for each sender, by subject."""
     return {
-        sender: WebhookVerifier([WebhookSecret.parse(text) for text in texts], seen)
-        for sender, texts in secrets.items()
+        sender: WebhookVerifier([WebhookSecret.parse(text) for text in texts], seen) for sender, texts in shared.items()
     }
 
 
@@ -66,16 +70,32 @@ def private_secret(path: Path) -> str:
     """A secret in a file that nobody else may read; a new one if there is none yet.
 
     Raises:
-        PermissionError: Others may read it.
+        PermissionError: Others may read it, or it is so short that anybody might guess it.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(new_api_key())
+        _write_new(path, new_api_key())
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise PermissionError(f"{path} can be read by others; make it 0600, or remove it for a new key")
-    return path.read_text().strip()
+    secret = path.read_text().strip()
+    if len(secret) < MIN_SECRET_CHARS:
+        raise PermissionError(f"{path} holds {len(secret)} characters, less than {MIN_SECRET_CHARS}; remove it")
+    return secret
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Writes a file whole, or not at all: an empty one would be a key that everybody has. The first of several wins."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
 
 
 async def authenticate(request: Request) -> Principal:

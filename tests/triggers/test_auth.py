@@ -3,12 +3,13 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from triggers.auth import local_directory
+from triggers.auth import local_directory, private_secret
 from workflows.access import WebhookSecret, key_digest, sign_webhook
 from workflows.log import StoreDenied
 
@@ -84,6 +85,13 @@ class TestSignatures:
         assert len(door.loop.runs) == 1
         assert "received before" in door.audited()[-1]["reason"]
 
+    def test_a_request_that_is_sent_again_starts_no_second_run(self, door: Any) -> None:
+        first = door.client.post("/v1/runs", content=BODY, headers=signed(now=time.time() - 2))
+        again = door.client.post("/v1/runs", content=BODY, headers=signed())
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert first.json()["run_id"] == again.json()["run_id"]
+        assert len(door.loop.runs) == 1
+
     def test_a_wrong_key_is_not_saved_by_a_good_signature(self, door: Any) -> None:
         headers = {**signed(), "authorization": "Bearer wrong"}
         assert door.client.post("/v1/runs", content=BODY, headers=headers).status_code == 401
@@ -119,6 +127,21 @@ class TestLocalDirectory:
         assert person.owns_storage
         assert local_directory(f"file://{tmp_path}/storage", path).api_keys == directory.api_keys
         assert key_digest("") not in directory.api_keys
+
+    @pytest.mark.parametrize("left", ["", "elk_", "\n"])
+    def test_a_file_that_a_crash_left_empty_is_no_key_of_everybody(self, left: str, tmp_path: Path) -> None:
+        path = tmp_path / "door.key"
+        path.write_text(left)
+        path.chmod(0o600)
+        with pytest.raises(PermissionError, match="remove it"):
+            local_directory(str(tmp_path), path)
+
+    def test_of_two_that_make_the_key_at_once_both_have_the_same(self, tmp_path: Path) -> None:
+        path = tmp_path / "state" / "door.key"
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: private_secret(path), range(16)))
+        assert len(set(found)) == 1
+        assert [each.name for each in path.parent.iterdir()] == ["door.key"]
 
     def test_a_key_that_others_may_read_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "door.key"
