@@ -42,7 +42,8 @@ def start(request: Request, caller: Caller, body: StartBody, key: IdempotencyKey
     api, access = _door(request)
     facts = api.describe(body.recipe, body.overrides)
     access.authorizer.check(caller, "start_run", resource_of("new", facts))
-    started = api.start(body.recipe, body.overrides, by=caller.subject, reason=body.reason, key=_key(caller, key))
+    once = _key(request, caller, key)
+    started = api.start(body.recipe, body.overrides, by=caller.subject, reason=body.reason, key=once)
     return StartedOut(run_id=started.run_id, outcome=started.outcome)
 
 
@@ -94,7 +95,7 @@ def cancel(request: Request, caller: Caller, run_id: RunId, body: ReasonBody) ->
 def fork(request: Request, caller: Caller, run_id: RunId, body: ForkBody, key: IdempotencyKey = None) -> StartedOut:
     """Starts a run that shares what this one finished before a step."""
     api = _allowed(request, caller, "fork_run", run_id)
-    started = api.fork(run_id, body.from_step, body.overrides, by=caller.subject, key=_key(caller, key))
+    started = api.fork(run_id, body.from_step, body.overrides, by=caller.subject, key=_key(request, caller, key))
     return StartedOut(run_id=started.run_id, outcome=started.outcome)
 
 
@@ -113,9 +114,11 @@ def resource_of(run_id: str, facts: RunFacts) -> Resource:
     return resources.run(run_id, team=facts.team, authors=facts.authors, recipe=facts.recipe, alias=facts.alias)
 
 
-def _key(caller: Principal, key: str | None) -> str:
-    """One caller's key means nothing to another. Without a key every request is one of its own."""
-    return f"{caller.subject}:{key or secrets.token_hex(16)}"
+def _key(request: Request, caller: Principal, key: str | None) -> str:
+    """One caller's key means nothing to another. A signed request that is sent again keeps its id; without one and
+    without a key every request is one of its own.
+    """
+    return f"{caller.subject}:{key or request.headers.get('webhook-id') or secrets.token_hex(16)}"
 
 
 async def _events(api: LoopApi, run_id: str, poll_s: float, max_s: float) -> AsyncIterator[str]:

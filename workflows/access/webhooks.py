@@ -100,7 +100,8 @@ class WebhookVerifier:
         self._clock = clock
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> str:
-        """Returns the id of a delivery that is genuine, fresh and new. `body` are the bytes as received.
+        """Returns the id of a delivery that is genuine, fresh and no replay. `body` are the bytes as received. A delivery
+        that its sender repeats keeps its id: the work must be done once an id.
 
         Raises:
             WebhookRefused: It is not. Nothing else is raised, whatever the headers and the body hold.
@@ -117,8 +118,10 @@ class WebhookVerifier:
             raise WebhookRefused(f"webhook-timestamp is more than {TOLERANCE_S:.0f} s away")
         if not self._is_signed(by_name.get("webhook-signature", ""), delivery_id, timestamp, body):
             raise WebhookRefused("no signature matches")
-        # Only a genuine delivery may use up an id; the same id is stale by its timestamp once it is forgotten.
-        if not self._seen.add(delivery_id, sent_at + 2 * TOLERANCE_S):
+        # Only a genuine delivery may use up an id; the same id is stale by its timestamp once it is forgotten. A sender
+        # that got no answer, or a 503, sends the same id again under a fresh timestamp: that is no replay, and the id
+        # tells the receiver whether it has done the work already.
+        if not self._seen.add(f"{delivery_id}@{timestamp}", sent_at + 2 * TOLERANCE_S):
             raise WebhookRefused("this delivery was received before")
         return delivery_id
 

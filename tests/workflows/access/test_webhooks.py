@@ -118,7 +118,16 @@ def test_a_replay_is_refused_and_a_forgery_uses_up_no_id() -> None:
     assert once.verify(signed(), BODY)
     with pytest.raises(WebhookRefused, match="received before"):
         once.verify(signed(), BODY)
-    assert seen.ids["msg_1"] > NOW + 300
+    assert [expires_at > NOW + 300 for expires_at in seen.ids.values()] == [True]
+
+
+def test_a_delivery_that_is_sent_again_under_a_fresh_timestamp_is_no_replay() -> None:
+    seen = Seen()
+    assert verifier(seen=seen).verify(signed(), BODY) == "msg_1"
+    again = sign_webhook(NEW, "msg_1", BODY, now=NOW + 5)
+    assert verifier(seen=seen, now=NOW + 5).verify(again, BODY) == "msg_1"
+    with pytest.raises(WebhookRefused, match="received before"):
+        verifier(seen=seen, now=NOW + 6).verify(again, BODY)
 
 
 def test_both_secrets_hold_during_a_rotation_and_the_old_one_ends_with_it() -> None:
