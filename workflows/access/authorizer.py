@@ -158,12 +158,14 @@ class Authorizer:
 
         Returns:
             Whether another set is in force now.
+
+        Raises:
+            AuditUnavailable: What happened could not be written; nothing has changed, and the next call tries again.
         """
         with self._reloading:
             fingerprint = self._fingerprint()
             if fingerprint == self._seen:
                 return False
-            self._seen = fingerprint
             old = self._in_force.policy_set
             try:
                 new = load_policies(self._folders, self._schema_path)
@@ -171,13 +173,15 @@ class Authorizer:
                 self.reload_error = error
                 _log.error("policies not loaded, the old ones stay in force: %s", error)
                 self._note("policies_refused", old.digest, error=str(error))
+                self._seen = fingerprint
                 return False
             self.reload_error = None
-            if new.digest == old.digest:
-                return False
-            self._note("policies_loaded", new.digest, before=old.digest)
-            self._in_force = _InForce(new)
-            return True
+            if new.digest != old.digest:
+                # While this cannot be written the change is not in force, and is tried again at the next call.
+                self._note("policies_loaded", new.digest, before=old.digest)
+                self._in_force = _InForce(new)
+            self._seen = fingerprint
+            return new.digest != old.digest
 
     def _note(self, event: str, digest: str, **facts: str) -> None:
         self._auditor.record([{"at": time.time(), "event": event, "policies_digest": digest, **facts}], durable=True)

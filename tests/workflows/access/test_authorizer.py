@@ -363,6 +363,23 @@ class TestReload:
         assert not authorizer.reload_if_changed()
         assert authorizer.reload_error is None
 
+    def test_a_change_that_could_not_be_written_down_is_tried_again(
+        self, folder: Path, auditor: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        authorizer = Authorizer(auditor, (folder,))
+        (folder / "extra.cedar").write_text('@id("extra") permit (principal, action == Action::"start_run", resource);')
+
+        def away(*_: Any, **__: Any) -> None:
+            raise AuditUnavailable("audit/x", "away")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(auditor, "record", away)
+            with pytest.raises(AuditUnavailable):
+                authorizer.reload_if_changed()
+        assert not authorizer.decide(person(), "start_run", RUN).allowed
+        assert authorizer.reload_if_changed()
+        assert authorizer.decide(person(), "start_run", RUN).allowed
+
 
 def test_a_decision_takes_less_than_200_microseconds_of_processor_time(authorizer: Authorizer) -> None:
     """The best of several rounds, and not the wall's clock: the machine may be busy. Measured: about 110."""
