@@ -100,8 +100,8 @@ class WebhookVerifier:
         self._clock = clock
 
     def verify(self, headers: Mapping[str, str], body: bytes) -> str:
-        """Returns the id of a delivery that is genuine, fresh and no replay. `body` are the bytes as received. A delivery
-        that its sender repeats keeps its id: the work must be done once an id.
+        """Returns the id of a delivery that is genuine, fresh and no replay. `body` are the bytes as received. One that
+        its sender repeats keeps its id: the work must be done once an id.
 
         Raises:
             WebhookRefused: It is not. Nothing else is raised, whatever the headers and the body hold.
