@@ -19,6 +19,7 @@ from workflows.access import ApprovalDecision, Directory
 from workflows.api import Loop, NotAdmitted
 from workflows.configs import PipelineConfig, changed, load
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
+from workflows.engine.index import RunIndex
 from workflows.engine.state import OVER
 from workflows.log import list_logs
 from workflows.outbox import OutboxState, open_outbox, post_notice
@@ -52,6 +53,7 @@ class DurableLoop:
         self._aliases = aliases
         self._launch = launch
         self._facts = FactsOfRuns(loop.engine, directory)
+        self._runs = RunIndex(loop.engine)
         self._outbox = open_outbox(self._store)
         self._outbox_lock = threading.Lock()
 
@@ -82,11 +84,11 @@ class DurableLoop:
 
     def list_runs(self) -> Sequence[RunSummary]:
         """All runs of the loop, the newest first."""
-        return sorted(self._engine.list(), key=lambda found: (found.created_at, found.run_id), reverse=True)
+        return sorted(self._runs.list(), key=lambda found: (found.created_at, found.run_id), reverse=True)
 
     def view(self, run_id: str) -> RunView:
         """A run as of now."""
-        return self._engine.view(run_id)
+        return self._runs.view(run_id)
 
     def resume(self, run_id: str, *, by: str) -> RunView:  # noqa: ARG002 - who asked stands in the audit log
         """Launches a driver for the run."""

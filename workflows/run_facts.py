@@ -77,13 +77,13 @@ def authors(engine: Engine, run_id: str, alias: str) -> tuple[str, ...]:
     found: set[str] = set()
     for _ in range(MAX_ANCESTORS):
         try:
-            view = engine.view(run_id)
+            begun = engine.beginning(run_id)
         except (RunNotFound, LogError):
             break
-        found |= _started_by(engine, run_id, alias, view.cause)
-        if not view.parent:
+        found |= _started_by(engine, run_id, alias, begun.cause)
+        if not begun.parent:
             break
-        run_id = view.parent
+        run_id = begun.parent
     return tuple(sorted(found))
 
 

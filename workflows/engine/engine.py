@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workflows.engine import head, outsiders
+from workflows.engine.beginning import Beginning, beginning
 from workflows.engine.claims import claim, holder
 from workflows.engine.code import Project, difference
 from workflows.engine.errors import InvalidRunId, NoOutput, RunNotFound, StepNotFound
@@ -269,7 +270,15 @@ class Engine:
 
     def config(self, run_id: str) -> Any:
         """The config that the run was started with."""
-        return decode(self._log(run_id).state.created["config"], self.blobs)
+        return self.beginning(run_id).config
+
+    def beginning(self, run_id: str) -> Beginning:
+        """How the run began; one read, however long it became.
+
+        Raises:
+            RunNotFound: There is none of that id.
+        """
+        return beginning(_checked(run_id), self.blobs)
 
     def cancel(self, run_id: str, *, by: str = "", reason: str = "") -> RunView:
         """Cancels a run: at once if nobody drives it, else its runner stops the steps in flight and says what would
