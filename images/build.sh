@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images from the working tree and prints their sizes: build.sh [ROLE...] (default: all).
 #   REGISTRY=everloop TAG=0.1.0 BASE_IMAGE=python:3.11-slim-bookworm ACCELERATOR=cpu TORCH_INDEX= PRUNE=1 DOCKER=docker
+#   N8N_FOLDER=DIR  what `n8n_flows/start install` has installed there is taken, instead of installing it again
 # The bills of materials are copied to build/sbom/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +25,14 @@ for role in "${ordered[@]}"; do
   arguments=(--build-arg "BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}" --build-arg "VERSION=$tag")
   case $role in
     ray) arguments+=(--build-arg "ACCELERATOR=${ACCELERATOR:-cpu}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}") ;;
+    n8n)
+      if [[ -n ${N8N_FOLDER:-} ]]; then
+        # Links in it are relative, so it may be moved; the virtual environment is used for its files only.
+        tar -C "$N8N_FOLDER" --transform 's,^\./,opt/n8n/,' --exclude='*.map' --exclude='*.md' --exclude='*.d.ts' --exclude=./npm-cache -c . |
+          "$docker" import - "$registry/n8n-installed:$tag" >/dev/null
+        arguments+=(--build-arg "INSTALLED=$registry/n8n-installed:$tag")
+      fi
+      ;;
     vllm) arguments+=(--build-arg "RAY_IMAGE=$registry/ray:$tag") ;;
   esac
   "$docker" build --quiet -f "images/$role/Dockerfile" "${arguments[@]}" -t "$registry/$role:$tag" . >/dev/null

@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.cluster.conftest import Cluster
 
+STEPS = {"scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor"}
+
 ASK = """
 import json, os, urllib.error, urllib.request
 request = urllib.request.Request({url!r}, {body!r}, {headers!r}, method={method!r})

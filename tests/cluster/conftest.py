@@ -1,5 +1,6 @@
 """A real Kubernetes (KUBECONFIG, or the one that ../shared/k8s brings up here), with the chart installed in a namespace
-that enforces Pod Security `restricted`. The images must be there: `make images`, then load them.
+that enforces Pod Security `restricted`. The images must be there: `make images`, then load them. With
+EVERLOOP_CLUSTER_NAMESPACE the release `el` of that namespace is used, if there is one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ def empty_namespace() -> Iterator[Cluster]:
     cluster = Cluster(kubectl, helm, environ, f"everloop-test-{os.getpid()}-{time.monotonic_ns() % 10**6}")
     if subprocess.run([kubectl, "get", "nodes"], env=environ, capture_output=True, timeout=30, check=False).returncode:
         pytest.skip(f"the cluster of {kubeconfig} does not answer")
+    if reused := os.environ.get("EVERLOOP_CLUSTER_NAMESPACE"):
+        yield replace(cluster, namespace=reused)
+        return
     cluster.kubectl("create", "namespace", cluster.namespace)
     try:
         cluster.kubectl("label", "namespace", cluster.namespace, "pod-security.kubernetes.io/enforce=restricted")
@@ -122,6 +126,8 @@ def installed(empty_namespace: Cluster) -> Cluster:
 def install(cluster: Cluster, *changes: str) -> None:
     """Installs the release `el` of profile `ci`, waits until all of it is ready, and prints how long that took."""
     began = time.monotonic()
+    if cluster.helm("status", "el").returncode == 0:
+        return
     done = cluster.helm("install", "el", str(CHART), "-f", str(CHART / "ci" / "ci-values.yaml"), *changes)
     assert done.returncode == 0, done.stderr
     cluster.wait("all pods are ready", cluster.all_ready)

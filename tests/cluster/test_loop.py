@@ -6,12 +6,10 @@ import time
 
 import pytest
 
-from tests.cluster.asking import ask, attempts, completion, finished, run_status, submit, succeeded
+from tests.cluster.asking import STEPS, ask, attempts, completion, finished, run_status, submit, succeeded
 from tests.cluster.conftest import CHART, Cluster
 
 pytestmark = pytest.mark.cluster
-
-STEPS = {"scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor"}
 
 
 def test_helm_test_passes(installed: Cluster) -> None:
