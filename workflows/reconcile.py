@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from steps.common.signals import SignalState, open_signal_log
 from steps.monitor.metrics import DriftCollector
 from steps.monitor.monitor_log import open_monitor_log
 from steps.monitor.scan import Scanner, watched_aliases
-from workflows.access import AccessError, Redactor, environment_secrets
+from workflows.access import AccessError, Redactor, StoredSeenIds, environment_secrets
 from workflows.api import Loop, NotAdmitted
 from workflows.command_line import DONE, FAILED, WRONG_USE, add_common
 from workflows.engine import Engine, EngineError
@@ -41,6 +42,9 @@ from workflows.pipeline import connect, converge_all
 INTERVAL_S = 10.0
 STOP_S = 5.0
 """How long a reconciler that is told to stop waits for deliveries under way; what is cut off is sent again."""
+
+FORGET_EVERY_S = 600.0
+"""As long as an id is remembered."""
 
 UNDER_WAY = frozenset({"running", "parked"})
 
@@ -108,6 +112,7 @@ class Reconciler:
         self.loop_metrics = LoopCollector(self._engine.store)
         self._driven: dict[str, subprocess.Popen[bytes]] = {}
         self._signals: dict[str, Log[SignalState]] = {}
+        self._forget_at = 0.0
 
     def round(self) -> Round:
         """Does everything that is due now, and waits for none of the runs."""
@@ -117,6 +122,7 @@ class Reconciler:
         alarms = self._attempt("scan", self._scan, problems) or {}
         started = self._attempt("signals", self._start, problems) or ()
         resumed, dead = self._attempt("runs", self._take_up, problems) or ((), ())
+        self._attempt("deliveries", self._forget_deliveries, problems)
         if not problems:
             self.loop_metrics.succeeded(self._engine.store.now())
         return Round(
@@ -204,6 +210,14 @@ class Reconciler:
                 self._driven[run_id] = self._launch(run_id)
                 resumed.append(run_id)
         return tuple(resumed), tuple(dead)
+
+    def _forget_deliveries(self) -> None:
+        """Forgets, now and then, ids of webhooks that are too old to be replayed; or there would be one for each that
+        ever came.
+        """
+        if time.monotonic() >= self._forget_at:
+            StoredSeenIds(self._engine.store).prune()
+            self._forget_at = time.monotonic() + FORGET_EVERY_S
 
     def _resume(self, run_id: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "workflows.run", "--resume", run_id, "--storage", self._storage, "--json"]

@@ -17,6 +17,7 @@ from tests.workflows.engine import graphs
 from tests.workflows.engine.simulated import Simulated
 from tests.workflows.outbox.conftest import SECRET, Sink
 from tests.workflows.outbox.conftest import make_sink as _make_sink
+from workflows.access import StoredSeenIds
 from workflows.api import Loop
 from workflows.configs import RECIPES
 from workflows.engine import Engine
@@ -138,3 +139,14 @@ def test_an_alias_is_settled_when_its_run_has_ended_and_left_alone_before(
     assert (state.active, state.finished[-1].outcome) == (None, "cancelled")
     reconciler.round()
     assert settled == [config.deploy.alias]
+
+
+def test_ids_of_webhooks_that_are_too_old_to_be_replayed_are_forgotten(tmp_path: Path) -> None:
+    storage = f"file://{tmp_path}/storage"
+    store = Engine(storage).store
+    seen = StoredSeenIds(store)
+    seen.add("old", store.now() - 1)
+    seen.add("new", store.now() + 600)
+    assert Reconciler(storage).round().problems == ()
+    assert len(list(store.list("seen-deliveries"))) == 1
+    assert not seen.add("new", store.now() + 600)

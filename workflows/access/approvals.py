@@ -22,7 +22,7 @@ from workflows.access.authorizer import Authorizer
 from workflows.access.errors import ApprovalVoid, TokenExpired, TokenSpent, UnknownToken
 from workflows.access.principals import Principal
 from workflows.access.resources import Resource, approval
-from workflows.log import Draft, Log, Record, Refused, Store, list_logs
+from workflows.log import Draft, Log, Record, Refused, Store
 
 _log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Approvals:
         self._store = store
         self._authorizer = authorizer
         self._deliver = deliver
-        self._delivered: set[str] = set()
+        self._settled: set[str] = set()
 
     def issue(
         self,
@@ -237,7 +237,7 @@ class Approvals:
         """
         num_delivered = 0
         for log in self._logs():
-            if log.name not in self._delivered:
+            if log.name not in self._settled:
                 try:
                     num_delivered += self._deliver_again(log)
                 except Exception as error:  # noqa: BLE001 - whatever a run says, the others must hear their decisions
@@ -258,6 +258,9 @@ class Approvals:
     def _deliver_again(self, log: Log[ApprovalState]) -> bool:
         state = log.refresh()
         if state.decision is None:
+            # One that can never be decided any more is not read again: each message that was sent left one.
+            if state.is_void or (state.request and self._store.now() >= state.request.expires_at):
+                self._settled.add(log.name)
             return False
         if not state.is_delivered:
             try:
@@ -265,7 +268,7 @@ class Approvals:
             except Refused as refusal:
                 told = (state.decision.gate, state.decision.run, refusal)
                 _log.warning("decision on gate %r of run %r not wanted: %s", *told)
-        self._delivered.add(log.name)
+        self._settled.add(log.name)
         return not state.is_delivered
 
     def _hand_over(self, log: Log[ApprovalState], decision: ApprovalDecision) -> None:
@@ -285,8 +288,8 @@ class Approvals:
         return Log(self._store, APPROVAL_PREFIX + name, ApprovalFold())
 
     def _logs(self) -> Iterator[Log[ApprovalState]]:
-        for name in list_logs(self._store, APPROVAL_PREFIX.rstrip("/")):
-            yield Log(self._store, name, ApprovalFold())
+        for name in self._store.folders(APPROVAL_PREFIX.rstrip("/")):
+            yield Log(self._store, APPROVAL_PREFIX + name, ApprovalFold())
 
 
 def _request(data: Any) -> ApprovalRequest:

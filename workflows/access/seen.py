@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 
-from workflows.log import AlreadyExists, Store
+from workflows.log import AlreadyExists, NotFound, Store
 
 SEEN_PREFIX = "seen-deliveries"
 
@@ -31,11 +32,13 @@ class StoredSeenIds:
     def prune(self) -> int:
         """Forgets what has expired; call it now and then. Returns how many those were."""
         now = self._store.now()
-        expired = [
-            info.key
-            for info in self._store.list(SEEN_PREFIX)
-            if json.loads(self._store.get(info.key))["expires_at"] < now
-        ]
+        expired = [info.key for info in self._store.list(SEEN_PREFIX) if self._expires_at(info.key) < now]
         for key in expired:
             self._store.delete(key)
         return len(expired)
+
+    def _expires_at(self, key: str) -> float:
+        try:
+            return float(json.loads(self._store.get(key))["expires_at"])
+        except NotFound:
+            return math.inf  # Somebody else has forgotten it.

@@ -254,6 +254,21 @@ class TestDelivery:
             approvals.decide(token, ANN, True, digest=DIGEST)
         assert approvals.deliver_pending() == 0
 
+    def test_links_that_nobody_can_use_any_more_are_not_read_again(
+        self, approvals: Approvals, store: Clocked, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("r1", "r2", "r3"):
+            approvals.issue(name, "release", DIGEST, team="search", protected=False, authors=(), expires_s=60)
+        read: list[str] = []
+        monkeypatch.setattr(store, "get", lambda key: (read.append(key), store._store.get(key))[1], raising=False)
+        assert approvals.deliver_pending() == 0
+        assert len({key.rpartition("/")[0] for key in read}) == 3
+        store.time += 61
+        approvals.deliver_pending()
+        read.clear()
+        assert approvals.deliver_pending() == 0
+        assert read == []
+
     def test_open_requests_come_oldest_first(self, approvals: Approvals, store: Clocked) -> None:
         for gate in ("a", "b", "c"):
             store.time += 1
