@@ -25,6 +25,7 @@ BACK_S = 300.0
 OVERRIDES = (
     "signals.cooldown_s=0",
     "signals.max_runs_per_day=100",
+    "tune.num_trials=1",
     "evaluate.margin=0.5",  # the same pages trained anew are no better
     "monitor.run_length=5000",
 )

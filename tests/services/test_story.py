@@ -17,7 +17,13 @@ from tests.services.whole_set import WholeSet, until, whole_set
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 # A person is asked before each release. The same pages trained anew are no better, so "not much worse" must do.
-OVERRIDES = ("approval.required=true", "signals.cooldown_s=0", "evaluate.margin=0.5", "monitor.run_length=5000")
+OVERRIDES = (
+    "approval.required=true",
+    "signals.cooldown_s=0",
+    "tune.num_trials=1",
+    "evaluate.margin=0.5",
+    "monitor.run_length=5000",
+)
 STEPS = {"scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor"}
 
 
