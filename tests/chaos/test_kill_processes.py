@@ -26,6 +26,7 @@ OVERRIDES = (
     "signals.cooldown_s=0",
     "signals.max_runs_per_day=100",
     "tune.num_trials=1",
+    "train.num_steps=40",
     "evaluate.margin=0.5",  # the same pages trained anew are no better
     "monitor.run_length=5000",
 )

@@ -21,6 +21,7 @@ OVERRIDES = (
     "approval.required=true",
     "signals.cooldown_s=0",
     "tune.num_trials=1",
+    "train.num_steps=40",
     "evaluate.margin=0.5",
     "monitor.run_length=5000",
 )

@@ -32,6 +32,7 @@ OVERRIDES = (
     "scrape.max_pages=100",
     f"signals.cooldown_s={REST_S}",
     "tune.num_trials=1",
+    "train.num_steps=40",
     "evaluate.margin=0.2",  # what learned from fresher data may be a little worse on the old
     # Only what the test asks for counts, and enough of it to say what the new champion's own traffic looks like.
     "deploy.replay_prompts=0",
