@@ -112,9 +112,14 @@ def opened(settings: Settings) -> Iterator[FastAPI]:
         approvals = Approvals(engine.store, authorizer, loop.decide)
         access = Access(directory, authorizer, audit, approvals, verifiers)
         with redelivering(approvals):
-            yield create_app(settings, loop, access, private_secret(state / "session.key").encode())
+            yield create_app(settings, loop, access, _session_key(settings, state))
     finally:
         audit.close()
+
+
+def _session_key(settings: Settings, state: Path) -> bytes:
+    given = settings.session_key
+    return (private_secret(state / "session.key") if given is None else given.get_secret_value()).encode()
 
 
 def serve(app: FastAPI, settings: Settings) -> int:

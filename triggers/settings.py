@@ -59,6 +59,11 @@ class Settings(BaseModel):
         None,
         description="The team's directory of principals (TOML). Without one, the owner of the storage is the only one.",
     )
+    session_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Secret of the page's sessions: doors that share it know each other's. By default one in `state`.",
+    )
     policies: tuple[Path, ...] = Field((), description="Folders of policies; by default those of the project.")
     webhook_secrets: Mapping[str, tuple[SecretStr, ...]] = Field(
         default_factory=dict,

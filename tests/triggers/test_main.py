@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from triggers import push
-from triggers.__main__ import main
+from triggers.__main__ import main, opened
+from triggers.settings import load_settings
 from workflows.access import signing_key, verify_audit
 from workflows.log import open_store
 
@@ -182,3 +183,17 @@ def test_the_driver_outlives_who_started_it(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "the driver said nothing"
         time.sleep(0.1)
     assert log.stat().st_mode & 0o077 == 0
+
+
+def test_doors_that_share_a_session_key_know_each_others_sessions(tmp_path: Path) -> None:
+    def sessions(state: str, **given: str) -> Any:
+        path = tmp_path / f"{state}.toml"
+        lines = [f'storage = "file://{tmp_path}/storage"', f'state = "{tmp_path}/{state}"']
+        path.write_text("\n".join(lines + [f'{name} = "{value}"' for name, value in given.items()]))
+        with opened(load_settings(path)) as app:
+            return app.state.sessions
+
+    one, other = sessions("one", session_key="k" * 40), sessions("other", session_key="k" * 40)
+    cookie = one.open((tmp_path / "one" / "api.key").read_text())
+    assert other.form_token(cookie) == one.form_token(cookie)
+    assert sessions("third").form_token(cookie) != one.form_token(cookie)

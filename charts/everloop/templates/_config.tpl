@@ -35,6 +35,7 @@ port = 8400
 public_url = {{ $root.Values.triggers.publicUrl | quote }}
 principals = "/etc/everloop/principals.toml"
 state = "/tmp/everloop/door"
+session_key = {{ index $keys "session-key" | quote }}
 {{- range $alias, $rule := $root.Values.triggers.aliases }}
 
 [aliases.{{ $alias }}]
