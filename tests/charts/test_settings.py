@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from n8n_flows.settings import load_settings as load_n8n_settings
-from tests.charts.rendering import PROFILES, Render
+from tests.charts.rendering import CHART, PROFILES, Manifest, Render, pods
 from triggers.settings import load_settings
 from workflows.access import load_directory
 from workflows.outbox import load_outbox_settings
@@ -78,3 +78,39 @@ def test_keys_of_the_broker_reach_drivers_and_no_worker(render: Render) -> None:
     assert with_broker == {"reconciler"}
     assert "/etc/everloop" not in json.dumps(workers)
     assert "BROKER" not in json.dumps(render("ci", "storage.stepCredentials=false"))
+
+
+def _keys(manifests: list[Manifest], secret: str) -> set[str]:
+    """Keys that pods take out of a Secret."""
+    found = set()
+    for _, pod in pods(manifests):
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            found |= {
+                each["valueFrom"]["secretKeyRef"]["key"]
+                for each in container.get("env", [])
+                if each.get("valueFrom", {}).get("secretKeyRef", {}).get("name") == secret
+            }
+        for volume in pod.get("volumes", []):
+            if volume.get("secret", {}).get("secretName") == secret:
+                found |= {item["key"] for item in volume["secret"]["items"]}
+    return found
+
+
+def test_a_secret_of_ones_own_is_used_for_all_and_its_keys_are_documented(render: Render) -> None:
+    manifests = render("ci", *WHOLE, "secrets.existingSecret=mine")
+    assert not [each for each in manifests if each["kind"] == "Secret"]
+    assert "el-secrets" not in json.dumps(manifests)
+    needed = _keys(manifests, "mine") | {"auth_token"}
+    assert len(needed) >= 15
+    text = (CHART.parents[1] / "docs" / "kubernetes.md").read_text()
+    listed = text[text.index("Keys of the Secret") :].split("\n\n")[0]
+    assert {key for key in needed if f"`{key}`" not in listed} == set()
+    assert _keys(render("ci", *WHOLE), "el-secrets") | {"auth_token"} == needed, "the control"
+
+
+def test_the_head_may_have_a_priority_of_its_own(render: Render) -> None:
+    manifests = render("ha")
+    (made,) = [each for each in manifests if each["kind"] == "PriorityClass"]
+    heads = [pod for name, pod in pods(manifests) if name.endswith("/head")]
+    assert [each["priorityClassName"] for each in heads] == [made["metadata"]["name"]] == ["loop-el-head"]
+    assert not [each for each in render("ci") if each["kind"] == "PriorityClass"]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.asking import STEPS, ask, attempts, completion, finished, run_status, submit, succeeded
 from tests.cluster.conftest import CHART, Cluster
+from tests.cluster.outside import bring_outside
 
 pytestmark = pytest.mark.cluster
 
@@ -85,14 +86,31 @@ def test_a_run_goes_on_after_its_head_and_its_worker_were_lost(installed: Cluste
         assert attempts(run)[name] == attempts(before)[name], f"{name} was recorded, and ran again"
 
 
-def test_an_upgrade_keeps_secrets_and_endpoint(installed: Cluster) -> None:
-    before = installed.secret("auth_token")
-    done = installed.helm("upgrade", "el", str(CHART), "--reuse-values", "--set", "gateway.requestsPerSecond=50")
-    assert done.returncode == 0, done.stderr
-    installed.kubectl("rollout", "status", "deploy/el-gateway", "--timeout=180s", timeout_s=200)
+def test_an_upgrade_and_the_way_back_lose_no_request(installed: Cluster) -> None:
+    outside = bring_outside(installed)
+    before, served = installed.secret("auth_token"), installed.head()
+    with outside.load("nano") as sent:
+        for arguments in (
+            ("upgrade", "el", str(CHART), "--reset-then-reuse-values", "--set", "gateway.requestsPerSecond=50"),
+            ("rollback", "el", "1"),
+        ):
+            done = installed.helm(*arguments)
+            assert done.returncode == 0, done.stderr
+            for part in ("gateway", "triggers"):
+                status = ("rollout", "status", f"deploy/el-{part}", "--timeout=300s")
+                installed.kubectl(*status, timeout_s=320)
+            installed.wait("the old pods are gone", lambda: len(gateways(installed)) == 1, timeout_s=300)
+    print(f"upgrade and rollback: {sent[0]}")
     assert installed.secret("auth_token") == before
-    assert completion(installed, installed.secret("api-key-endpoint"))[0] == 200
-    assert installed.helm("rollback", "el", "1").returncode == 0
+    assert installed.head() == served, "Ray was left alone"
+    assert sent[0].total >= 20, "the control: there was load"
+    assert sent[0].failed == 0
+    installed.kubectl("delete", "pod/outside", "service/outside", "configmap/outside", "--grace-period=0", "--force")
+
+
+def gateways(cluster: Cluster) -> list[str]:
+    pods = cluster.get("pods", "-l", "app.kubernetes.io/component=gateway")["items"]
+    return [pod["metadata"]["name"] for pod in pods]
 
 
 def test_uninstall_leaves_claims_and_secret_only(installed: Cluster) -> None:

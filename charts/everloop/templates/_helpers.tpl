@@ -103,6 +103,13 @@ http://{{ include "everloop.name" . }}-minio:9000
 {{- define "everloop.head" -}}{{ include "everloop.cluster" . }}-head-svc{{- end -}}
 {{- define "everloop.endpoint" -}}http://{{ include "everloop.name" . }}-serve:8000{{- end -}}
 
+{{- define "everloop.headPriority" -}}
+{{- $head := .Values.ray.head -}}
+{{- if $head.priorityClassName -}}{{ $head.priorityClassName }}
+{{- else if $head.priorityClass.create -}}{{ .Release.Namespace }}-{{ include "everloop.name" . }}-head
+{{- end -}}
+{{- end -}}
+
 {{- define "everloop.secretEnv" -}}
 {{- $root := index . 0 -}}
 - name: {{ index . 1 }}
