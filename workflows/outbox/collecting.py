@@ -179,14 +179,17 @@ class Collector:
     def _record(self, looks: Sequence[_Look], since: float, *, founding: bool) -> int:
         written, count = self._outbox.state.cursors, 0
         batch: list[_Look] = []
-        for look in looks:
-            lag = look.end - written.get(look.log, 0)
-            if look.found or look.closed or lag >= MAX_LAG or founding:
-                batch.append(look)
-            self._read[look.log] = look.end
-            if sum(len(each.found) for each in batch) >= _MAX_FOUND or len(batch) >= _MAX_CURSORS:
+        num_found = 0
+        for part in (part for look in looks for part in _parts(look)):
+            lag = part.end - written.get(part.log, 0)
+            if not (part.found or part.closed or lag >= MAX_LAG or founding):
+                self._read[part.log] = part.end
+                continue
+            if num_found + len(part.found) > _MAX_FOUND or len(batch) >= _MAX_CURSORS:
                 count += self._append(batch, since)
-                batch = []
+                batch, num_found = [], 0
+            batch.append(part)
+            num_found += len(part.found)
         if batch or founding:
             count += self._append(batch, since)
         return count
@@ -209,6 +212,8 @@ class Collector:
             return Draft("collected", {"cursors": cursors, "found": rows, "since": since, "at": self._now()})
 
         record = self._outbox.append(decide)
+        # Only now: what could not be recorded is found again.
+        self._read.update({look.log: look.end for look in looks})
         return 0 if record is None else len(record.data["found"])
 
     def _row(self, found: Found) -> dict[str, Any] | None:
@@ -241,6 +246,19 @@ def read_found(store: Store, log: str, index: int, position: int) -> Found | Non
     for record in _one(store, log, index):
         return next((found for found in notifications_of(log, record) if found.position == position), None)
     return None
+
+
+def _parts(look: _Look) -> Iterator[_Look]:
+    """A look as parts that a record of the outbox has room for, in order, cut between records: a storm of notices, or
+    an outbox that was away for long, must not stop everything else.
+    """
+    start, found = look.start, list[Found]()
+    for each in look.found:
+        if len(found) >= _MAX_FOUND and each.record.index > found[-1].record.index:
+            yield _Look(look.log, start, each.record.index, found=found)
+            start, found = each.record.index, []
+        found.append(each)
+    yield _Look(look.log, start, look.end, look.closed, found)
 
 
 def _one(store: Store, log: str, index: int) -> Iterator[Record]:

@@ -6,10 +6,12 @@ import os
 import time
 from typing import Any
 
+import pytest
+
 from tests.workflows.outbox.conftest import Clock, Sink, notice
-from workflows.log import Draft, Log, Notification, Record, Store, fork_log
+from workflows.log import Draft, Log, Notification, Record, Store, StoreUnavailable, fork_log
 from workflows.outbox import Dispatcher, event_id, open_outbox, post_notice, read_found
-from workflows.outbox.collecting import LOOK_BACK_S, MAX_LAG
+from workflows.outbox.collecting import LOOK_BACK_S, MAX_LAG, Collector
 from workflows.outbox.state import CLOSED
 
 
@@ -81,6 +83,35 @@ def test_two_notifications_of_one_record_are_two_events(store: Store, sink: Sink
     write(store, "monitors/demo", "scanned", NOTE, NOTE)
     rounds(Dispatcher(store, [sink.receiver()]))
     assert len(sink.events) == 2
+
+
+def test_a_storm_in_one_log_is_told_whole_and_stops_no_other(store: Store, sink: Sink) -> None:
+    title = "\u00fc" * 250  # as JSON in ASCII, six bytes each
+    loud = Notification(event="schedule.missed", severity="info", title=title, text="x")
+    log = Log(store, "notices", Count())
+    for number in range(1200):
+        log.append(lambda _, number=number: Draft("notice", {"key": str(number)}, notify=(loud.to_json(),)))
+    run(store, "run-1")
+    every = Collector(store, open_outbox(store), [sink.receiver()], time.time)
+    assert every.collect() == 1201
+    assert every.collect() == 0
+    assert len(open_outbox(store).refresh().pending) == 1201
+
+
+def test_what_could_not_be_recorded_is_found_again(store: Store, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    collector = Collector(store, open_outbox(store), [sink.receiver()], time.time)
+    collector.collect()
+    write(store, "releases/demo", "promoted", NOTE)
+    with monkeypatch.context() as away:
+
+        def refuse(*_: Any) -> None:
+            raise StoreUnavailable(store.uri, "outbox", "away")
+
+        away.setattr(collector._outbox, "append", refuse)
+        with pytest.raises(StoreUnavailable):
+            collector.collect()
+    assert collector.collect() == 1
+    assert collector.collect() == 0
 
 
 def test_a_round_in_which_nothing_happens_writes_nothing_and_leaves_finished_runs_alone(
