@@ -2,15 +2,15 @@
 
     python -m tests.bench.serving [--requests N]
 
-Requests go in turns: one to the engine in this process, one through a Serve handle (one hop), one through HTTP and the
-router (two hops), one after the other, with streaming. A wait for the machine hits all three alike.
+Requests go in turns, one of each way after the other, with streaming: a wait for the machine hits all alike.
 
-| line | what is measured | target |
+| way | what is measured | target |
 | --- | --- | --- |
-| engine | `BatchEngine.submit` to its first piece | - |
-| handle | Serve handle to the first piece | - |
-| endpoint | HTTP request to its first event | <= engine + 10 ms at p50 |
-| token | time per further token, engine and endpoint | - |
+| engine | `BatchEngine.submit` in this process to its first piece | - |
+| server | HTTP to the engine alone behind uvicorn, as `vllm serve` is | - |
+| handle | Serve handle of the released model's replica to the first piece | - |
+| replica | HTTP through Serve's proxy to a replica with the engine alone | - |
+| endpoint | HTTP through Serve's proxy, the router, and the released model's replica | <= server + 10 ms at p50 |
 """
 
 from __future__ import annotations
@@ -21,26 +21,33 @@ import http.client
 import json
 import queue
 import shutil
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import ray
+
 from steps.common import releases
-from steps.common.language_model import ModelConfig, build_model, load_model, load_tokenizer, save_model
+from steps.common.language_model import ModelConfig, build_model, load_tokenizer, save_model
 from steps.common.language_model.tokenizer import save_tokenizer, train_tokenizer
 from steps.common.releases import Limits, ReleasedModel, open_release_log
 from steps.deploy import ServingConfig, converge
-from steps.deploy.batching import BatchEngine
 from steps.deploy.generation import Generation
 from steps.deploy.naming import application_name
+from tests.bench.bare_server import BareServer, bare_engine
 from workflows.engine import head
 from workflows.log import Blobs, open_store
 
 ALIAS = "bench"
 NUM_TOKENS = 8
+REPOSITORY = Path(__file__).resolve().parents[2]
 PROMPT = "The value of a list is"
 
 
@@ -69,15 +76,30 @@ class Bench:
         log.append(releases.promote("first", "1", epoch=1, at=store.now(), reasons=("bench",)))
         endpoint = converge(store.uri, ALIAS)
         print(f"endpoint up in {endpoint.seconds:.1f} s at {endpoint.url}")
-        self._url = urlsplit(endpoint.url)
-        self._connection = http.client.HTTPConnection(str(self._url.hostname), self._url.port, timeout=120)
+        self._endpoint = _Client(endpoint.url)
         self._application = application_name(store.uri, ALIAS, "1")
-        self._engine = self._bare()
+        self._replica = _Client(_deploy_bare(self._folder, endpoint.url))
+        port = _free_port()
+        command = [sys.executable, "-m", "tests.bench.bare_server", str(self._folder), str(port)]
+        self._process = subprocess.Popen(command, cwd=REPOSITORY)
+        self._server = _Client(f"http://127.0.0.1:{port}")
+        self._server.wait_until_up()
+        self._engine = bare_engine(self._folder)
         self._loop = asyncio.new_event_loop()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def measure(self, num_requests: int) -> dict[str, list[tuple[float, float]]]:
         """Seconds to the first token, and per further token, of each request by way."""
-        ways = {"engine": self._by_engine, "handle": self._by_handle, "endpoint": self._by_http}
+        ways: dict[str, Callable[[], tuple[float, float]]] = {
+            "engine": self._by_engine,
+            "server": self._server,
+            "handle": self._by_handle,
+            "replica": self._replica,
+            "endpoint": self._endpoint,
+        }
         for way in ways.values():
             for _ in range(5):
                 way()
@@ -86,14 +108,6 @@ class Bench:
             for name, way in ways.items():
                 found[name].append(way())
         return found
-
-    def _bare(self) -> BatchEngine:
-        import torch
-        from transformers import PreTrainedTokenizerFast
-
-        torch.set_num_threads(1)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._folder, local_files_only=True)
-        return BatchEngine(load_model(self._folder), tokenizer, max_batch=8, max_context=256)
 
     def _by_engine(self) -> tuple[float, float]:
         pieces: queue.Queue[Any] = queue.Queue()
@@ -116,15 +130,19 @@ class Bench:
         began = time.perf_counter()
         return _timing([time.perf_counter() - began async for _ in handle.generate.remote(_request())])
 
-    def _by_http(self) -> tuple[float, float]:
+
+class _Client:
+    """One connection that is kept open; a call asks once and gives seconds to the first token and per further one."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self._connection = http.client.HTTPConnection(str(self._url.hostname), self._url.port, timeout=120)
+
+    def __call__(self) -> tuple[float, float]:
         body = {"model": ALIAS, "prompt": PROMPT, "max_tokens": NUM_TOKENS, "temperature": 0, "stream": True}
+        headers = {"Content-Type": "application/json", "x-session-id": "bench"}
         began = time.perf_counter()
-        self._connection.request(
-            "POST",
-            f"{self._url.path}/v1/completions",
-            json.dumps(body),
-            {"Content-Type": "application/json", "x-session-id": "bench"},
-        )
+        self._connection.request("POST", f"{self._url.path}/v1/completions", json.dumps(body), headers)
         answer = self._connection.getresponse()
         times = []
         while line := answer.readline():
@@ -132,6 +150,33 @@ class Bench:
                 times.append(time.perf_counter() - began)
         assert answer.status == 200, answer.status
         return _timing(times)
+
+    def wait_until_up(self, timeout_s: float = 120.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self()
+            except ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
+
+
+def _deploy_bare(folder: Path, endpoint: str) -> str:
+    """Starts a replica with the engine alone on the Serve that runs, and gives its URL."""
+    from ray import serve
+
+    deployment = serve.deployment(BareServer, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=64)
+    serve.run(deployment.bind(str(folder)), name="bare", route_prefix="/bare")
+    return f"http://{urlsplit(endpoint).netloc}/bare"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _request() -> Generation:
@@ -157,25 +202,32 @@ def _model_folder(folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--requests", type=int, default=200, help="of each kind")
+    parser.add_argument("--requests", type=int, default=200, help="of each way")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    bench = None
     try:
         head.start(folder / "state")
         head.connect(folder / "state")
-        found = Bench(f"file://{folder}/storage", folder).measure(given.requests)
+        bench = Bench(f"file://{folder}/storage", folder)
+        _print(bench.measure(given.requests))
     finally:
+        if bench is not None:
+            bench.close()
+        ray.shutdown()
         head.stop(folder / "state")
         shutil.rmtree(folder, ignore_errors=True)
-    print(
-        "| way | first token p50 | p95 | over the engine at p50 | further token p50 |\n| --- | --- | --- | --- | --- |"
-    )
-    base = statistics.median(first for first, _ in found["engine"])
+
+
+def _print(found: dict[str, list[tuple[float, float]]]) -> None:
+    print("| way | first token p50 | p95 | over the bare server, p50 of the differences | further token p50 |")
+    print("| --- | --- | --- | --- | --- |")
+    base = [first for first, _ in found["server"]]
     for name, timings in found.items():
-        first = sorted(each for each, _ in timings)
-        p50, p95 = statistics.median(first), first[int(len(first) * 0.95)]
+        first = [each for each, _ in timings]
+        over = statistics.median(here - there for here, there in zip(first, base, strict=True))
         more = statistics.median(each for _, each in timings)
-        numbers = (p50, p95, p50 - base, more)
+        numbers = (statistics.median(first), sorted(first)[int(len(first) * 0.95)], over, more)
         print(f"| {name} | " + " | ".join(f"{number * 1e3:.1f} ms" for number in numbers) + " |")
 
 
