@@ -1,6 +1,7 @@
 """New data and drift, each made into a wish for a round.
 
-The events that came in together become one wish, with all of them in it.
+The events that came in together become one wish, or two: Airflow may leave the later ones of a burst to the run after
+the next event. A round reads everything that is new, so that costs time and no data.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ class World:
 
     airflow: RealAirflow
     storage: str
+    state: Path
     dashboard: str
     token: str
 
@@ -61,17 +62,34 @@ class World:
         result: dict[str, Any] = self.airflow.xcom("everloop_loop", dag_run_id, "run")
         return result
 
-    def driver(self, submission_id: str) -> int | None:
-        """Pid of the driver of a job, once it has one."""
-        request = urllib.request.Request(
-            f"{self.dashboard}/api/jobs/{submission_id}", headers={"authorization": f"Bearer {self.token}"}
-        )
+    def half_way(self, dag_run_id: str) -> tuple[str, dict[str, float | None]]:
+        """Starts a round and waits until it is in the middle; gives its id, and when which step was done."""
+        self.begin(dag_run_id)
+        self.airflow.wait("everloop_loop", dag_run_id, "deferred", task_id="run")
+        run_id = str(self.airflow.xcom("everloop_loop", dag_run_id, "run", "run_id"))
+        until("a finished step", lambda: "validate" in self.finished(run_id), ROUND_DEADLINE_S)
+        return run_id, self.finished(run_id)
+
+    def finished(self, run_id: str) -> dict[str, float | None]:
+        """When which step of a run was done."""
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-                info = json.load(answer).get("driver_info") or {}
-        except urllib.error.HTTPError:
-            return None
-        return int(info["pid"]) if info.get("pid") else None
+            steps = Engine(self.storage).view(run_id).steps
+        except RunNotFound:
+            return {}
+        return {step.name: step.finished_at for step in steps if step.status == "succeeded"}
+
+    def jobs(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Ray's jobs of a run, by their ids."""
+        request = urllib.request.Request(
+            f"{self.dashboard}/api/jobs/", headers={"authorization": f"Bearer {self.token}"}
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+            found = json.load(answer)
+        return {job["submission_id"]: job for job in found if str(job["submission_id"]).startswith(run_id)}
+
+    def driver(self, run_id: str) -> int:
+        """Pid of the driver of a run's first job."""
+        return int(self.jobs(run_id)[f"{run_id}-a0"]["driver_info"]["pid"])
 
 
 @pytest.fixture(scope="module", params=["file", pytest.param("s3", marks=pytest.mark.slow)])
@@ -102,7 +120,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         )
         with running(airflow):
             airflow.ready("everloop_loop", "everloop_maintenance")
-            yield World(airflow, storage, found.dashboard, Path(found.token_file).read_text().strip())
+            yield World(airflow, storage, root / "state", found.dashboard, Path(found.token_file).read_text().strip())
     finally:
         if door is not None:
             door.terminate()
@@ -162,29 +180,63 @@ def test_a_round_by_airflow_is_told_checked_and_done_once(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_driver_killed_in_the_middle_of_a_round_is_followed_by_one_that_repeats_nothing(world: World) -> None:
-    world.begin("manual-2")
-    world.airflow.wait("everloop_loop", "manual-2", "deferred", task_id="run")
-    run_id = world.airflow.xcom("everloop_loop", "manual-2", "run", "run_id")
-    engine = Engine(world.storage)
-
-    def finished() -> list[str]:
-        try:
-            steps = engine.view(run_id).steps
-        except RunNotFound:
-            return []
-        return [step.name for step in steps if step.status == "succeeded"]
-
-    until("a finished step", lambda: "validate" in finished(), ROUND_DEADLINE_S)
-    before = {step.name: step.finished_at for step in engine.view(run_id).steps if step.status == "succeeded"}
-    driver = world.driver(f"{run_id}-a0")
-    assert driver is not None
-    os.kill(driver, signal.SIGKILL)
-    result = world.result("manual-2")
-    assert (result["run_id"], result["status"]) == (run_id, "succeeded")
-    after = {step.name: step.finished_at for step in engine.view(run_id).steps}
-    assert {name: after[name] for name in before} == before
-    assert engine.view(run_id).epoch == 2
+    run_id, before = world.half_way("manual-2")
+    os.kill(world.driver(run_id), signal.SIGKILL)
+    _is_done_once(world, "manual-2", run_id, before)
+    assert {name: job["status"] for name, job in world.jobs(run_id).items()} == {
+        f"{run_id}-a0": "FAILED",
+        f"{run_id}-a1": "SUCCEEDED",
+    }
     assert world.airflow.task("everloop_loop", "manual-2", "run")["try_number"] == 1
+
+
+@pytest.mark.slow
+def test_a_head_lost_in_the_middle_of_a_round_costs_what_was_in_flight(world: World) -> None:
+    run_id, before = world.half_way("manual-3")
+    lost = head.find(world.state)
+    assert lost is not None
+    for pid in lost.processes:
+        os.kill(int(pid), signal.SIGKILL)
+    head.start(world.state, dashboard=True)
+    _is_done_once(world, "manual-3", run_id, before)
+    # The new head knows nothing of the jobs before it.
+    assert {name: job["status"] for name, job in world.jobs(run_id).items()} == {f"{run_id}-a0": "SUCCEEDED"}
+    assert world.airflow.task("everloop_loop", "manual-3", "run")["try_number"] == 1
+
+
+@pytest.mark.slow
+def test_a_driver_that_wakes_after_another_took_over_is_refused(world: World) -> None:
+    """The driver is frozen, a person resumes the run, the driver goes on: it may not write, and the task ends well."""
+    run_id, before = world.half_way("manual-4")
+    driver = world.driver(run_id)
+    os.kill(driver, signal.SIGSTOP)
+    try:
+        until("the other's end", lambda: _resumed(world, run_id), ROUND_DEADLINE_S)
+        journal = Engine(world.storage).verify(run_id)
+    finally:
+        os.kill(driver, signal.SIGCONT)
+    _is_done_once(world, "manual-4", run_id, before)
+    assert world.jobs(run_id)[f"{run_id}-a0"]["status"] == "FAILED", "the overtaken driver believes that it has done it"
+    assert Engine(world.storage).verify(run_id) == journal, "the overtaken driver has written"
+
+
+def _resumed(world: World, run_id: str) -> bool:
+    """Whether another process has driven the run to its end; at first it is refused, for its holder seems to live."""
+    command = [sys.executable, "-m", "workflows.run", "--resume", run_id, "--storage", world.storage, "--json"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=ROUND_DEADLINE_S
+    )
+    assert done.returncode == 0 or "is held by" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def _is_done_once(world: World, dag_run_id: str, run_id: str, before: dict[str, float | None]) -> None:
+    """The task has a result, and what was done before the fault was not done again."""
+    result = world.result(dag_run_id)
+    assert (result["run_id"], result["status"]) == (run_id, "succeeded")
+    after = world.finished(run_id)
+    assert {name: after[name] for name in before} == before
+    assert Engine(world.storage).view(run_id).epoch == 2
 
 
 def _notices(storage: str) -> str:
