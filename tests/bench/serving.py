@@ -83,7 +83,11 @@ class Bench:
         command = [sys.executable, "-m", "tests.bench.bare_server", str(self._folder), str(port)]
         self._process = subprocess.Popen(command, cwd=REPOSITORY)
         self._server = _Client(f"http://127.0.0.1:{port}")
-        self._server.wait_until_up()
+        try:
+            self._server.wait_until_up()
+        except BaseException:
+            self.close()
+            raise
         self._engine = bare_engine(self._folder)
         self._loop = asyncio.new_event_loop()
 
@@ -157,6 +161,7 @@ class _Client:
             try:
                 self()
             except ConnectionError:
+                self._connection.close()
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
