@@ -28,10 +28,11 @@ from workflows.log.errors import (
 )
 from workflows.log.failpoints import FailpointHit, failpoint, failpoint_names
 from workflows.log.gc import Collected, collect_garbage, keep_reachable, log_references, references
-from workflows.log.log import Fold, Log, Tell, Verification, fork_log, list_logs, stored_records, verify_log
+from workflows.log.log import Fold, Log, Tell
 from workflows.log.notification import EVENTS, SEVERITIES, Notification, Severity
 from workflows.log.record import Draft, Record, canonical_json
 from workflows.log.store import Buffer, ObjectInfo, Store, check_key, open_store, probe_store
+from workflows.log.stored import Verification, fork_log, list_logs, stored_records, verify_log
 
 __all__ = [
     # logs

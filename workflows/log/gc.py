@@ -12,8 +12,8 @@ from typing import Any
 from workflows.log.blobs import TREE_MEDIA_TYPE, BlobRef, Blobs, TreeRef
 from workflows.log.errors import NotFound
 from workflows.log.failpoints import failpoint
-from workflows.log.log import stored_records
 from workflows.log.store import Store
+from workflows.log.stored import stored_records
 
 UNKNOWN_MEDIA_TYPE = ""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
