@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from workflows.engine.claims import holder
-from workflows.engine.engine import Engine
+from workflows.engine.runs import Runs
 from workflows.engine.state import OVER, RunFold, RunState, RunStatus, time_of
 from workflows.engine.view import RunSummary, RunView, summary_of
 from workflows.log import CorruptRecord, Log, stored_records
@@ -40,11 +40,11 @@ class RunIndex:
     """The runs of a storage. Safe to use from threads.
 
     Args:
-        engine: Over that storage.
+        runs: Of that storage.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._store = engine, engine.store
+    def __init__(self, runs: Runs) -> None:
+        self._runs, self._store = runs, runs.store
         self._lock = threading.Lock()
         self._over: OrderedDict[str, _Over] = OrderedDict()  # those checked longest ago come first
         self._open: dict[str, Log[RunState]] = {}
@@ -73,7 +73,7 @@ class RunIndex:
             if known is not None and self._has_ended_with(run_id, known[0]):
                 self._views.move_to_end(run_id)
                 return known[1]
-        view = self._engine.view(run_id)
+        view = self._runs.view(run_id)
         with self._lock:
             over = self._over.get(run_id)
             if view.status in OVER and over is not None and over.summary.status == view.status:
@@ -101,14 +101,14 @@ class RunIndex:
     def _summary(self, run_id: str) -> RunSummary | None:
         log = self._open.get(run_id)
         if log is None:
-            log = self._open[run_id] = Log(self._store, f"runs/{run_id}", RunFold(self._engine.blobs))
+            log = self._open[run_id] = Log(self._store, f"runs/{run_id}", RunFold(self._runs.blobs))
         try:
             state = log.refresh()
         except CorruptRecord:
             state = log.state  # of the records before it: one run that is torn must not hide the others
         if not state.exists:
             return None
-        held = holder(self._store, run_id, state, self._engine.pace.ttl_s) is not None
+        held = holder(self._store, run_id, state, self._runs.pace.ttl_s) is not None
         summary = summary_of(run_id, state, held=held)
         if state.status in OVER:
             self._over[run_id] = _Over(summary, state.length, time.monotonic())
