@@ -17,26 +17,15 @@ from typing import Any
 from steps.common import signals
 from steps.common.releases import open_release_log
 from steps.common.results import Release
-from steps.common.signals import Admitted, Merged, Outcome, Signal, SignalState, Stage, Suppressed
+from steps.common.signals import Admitted, Merged, Outcome, Signal, SignalState, Suppressed
 from workflows.configs import PipelineConfig
 from workflows.engine import Engine, EngineError, RunNotFound, RunView
 from workflows.engine.launch import new_run_id
+from workflows.following import STAGES, Follower
 from workflows.log import Log, NotFound, failpoint, list_logs
 from workflows.pipeline import build
 
 logger = logging.getLogger(__name__)
-
-STAGES: Mapping[str, Stage] = {
-    "scrape": "collecting",
-    "validate": "collecting",
-    "version": "collecting",
-    "tune": "training",
-    "train": "training",
-    "evaluate": "evaluating",
-    "deploy": "shadow",
-    "canary": "canary",
-}
-"""What the steps' names mean to the signal log."""
 
 
 class NotAdmitted(RuntimeError):
@@ -205,7 +194,7 @@ class Loop:
                 signals.started(log, run_id)
             except signals.RunNotActive as error:
                 raise NotAdmitted(str(error), _advice("active_run", log.state)) from error
-        follow = _Follower(log, run_id, observer)
+        follow = Follower(log, run_id, observer)
         view = self.engine.drive(run_id, code=code, observer=follow)
         self._finish(log, view, config)
         return view
@@ -398,26 +387,6 @@ class Loop:
 
     def _signals(self, alias: str) -> Log[SignalState]:
         return signals.open_signal_log(self.engine.store, alias)
-
-
-class _Follower:
-    """Tells the signal log how far a run is, and passes the view on."""
-
-    def __init__(self, log: Log[SignalState], run_id: str, observer: Callable[[RunView], None] | None) -> None:
-        self._log, self._run_id, self._observer = log, run_id, observer
-        self._stage: Stage | None = None
-
-    def __call__(self, view: RunView) -> None:
-        for step in view.steps:
-            stage = STAGES.get(step.name.split("/")[-1].split("~")[0])
-            if step.status in ("running", "succeeded") and stage and stage != self._stage and self._is_later(stage):
-                signals.advanced(self._log, self._run_id, stage)
-                self._stage = stage
-        if self._observer:
-            self._observer(view)
-
-    def _is_later(self, stage: Stage) -> bool:
-        return self._stage is None or signals.STAGES.index(stage) > signals.STAGES.index(self._stage)
 
 
 def _labels(config: PipelineConfig) -> dict[str, str]:
