@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.workflows import credential_graphs as graphs
-from workflows.access import CredentialDesk, StepCredentials, signing_key, verify_audit
-from workflows.access.sts import TemporaryCredentials
+from workflows.access import STEP_NEEDS, CredentialDesk, StepCredentials, signing_key, verify_audit
+from workflows.access.sts import TemporaryCredentials, assume_role
 from workflows.configs import load
 from workflows.engine import Engine
-from workflows.log import StoreDenied, StoreUnavailable, open_store, stored_records
+from workflows.log import NotFound, StoreDenied, StoreUnavailable, open_store, stored_records
 from workflows.log.served_credentials import FULL_URI, TOKEN, ServedCredentials
 from workflows.step_credentials import SERVING, Grants, open_engine
 
@@ -98,6 +101,102 @@ class TestOnMinio:
             with pytest.raises(StoreDenied):
                 call()
         assert list(open_store(storage).list("a")) == []
+
+
+class Writer:
+    """A step as its storage sees it: it fetches its credentials from the runner, and writes."""
+
+    def __init__(self, storage: str, step: str) -> None:
+        function = f"workflows.pipeline:{step}"
+        served = ServedCredentials.from_environment(Grants(storage, *ROOT)("r1", step, function))
+        assert served is not None
+        self._served = served
+        self.handed: list[str] = []
+        self.store = open_store(storage, credentials=self._counted)
+
+    def _counted(self) -> Any:
+        found = self._served()
+        self.handed.append(found["access_key_id"])
+        return found
+
+    def may(self, call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except StoreDenied:
+            return False
+        except NotFound:
+            return True
+        return True
+
+
+@pytest.mark.services
+class TestWithoutRay:
+    AREAS = (
+        "blobs",
+        "datasets",
+        "derived",
+        "frontier",
+        "monitors",
+        "outcomes",
+        "releases",
+        "signals",
+        "audit",
+        "approvals",
+    )
+
+    @pytest.fixture(autouse=True)
+    def _state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EVERLOOP_STATE", str(tmp_path / "state"))
+
+    @pytest.mark.parametrize("step", sorted(set(STEP_NEEDS) - SERVING))
+    def test_a_step_of_the_loop_may_what_it_needs_and_nothing_else(self, step: str, storage: str) -> None:
+        needs = {need.area: need.write for need in STEP_NEEDS[step]}
+        writer = Writer(storage, step)
+        root = open_store(storage)
+        for area in self.AREAS:
+            root.put(f"{area}/known", b"1")
+        may_read = {area for area in self.AREAS if writer.may(lambda area=area: writer.store.get(f"{area}/known"))}
+        may_write = {area for area in self.AREAS if writer.may(lambda area=area: writer.store.put(f"{area}/new", b"2"))}
+        assert may_read == {area for area in needs if area != "runs"}
+        assert may_write == {area for area, write in needs.items() if write and area != "runs"}
+        own, journal, other = f"runs/r1/steps/{step}/0001/x", f"runs/r1/{0:020}.json", "runs/r2/steps/a/0001/x"
+        assert [writer.may(lambda key=key: writer.store.put(key, b"3")) for key in (own, journal, other)] == [
+            True, False, False,
+        ]  # fmt: skip
+        assert [writer.may(lambda key=key: writer.store.get(key)) for key in (own, journal, other)] == [
+            True, True, False,
+        ]  # fmt: skip
+        root.delete("audit/known")
+        assert {who for who, _, how in answers(storage) if how == "allow"} == {f"Service::r1/{step}"}
+
+    def test_who_outlives_their_credentials_gets_new_ones_and_writes_on(
+        self, storage: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[str] = []
+
+        def ends_soon(*arguments: Any, **options: Any) -> TemporaryCredentials:
+            """Real credentials, said to end in four seconds: MinIO gives none for less than fifteen minutes."""
+            found = replace(assume_role(*arguments, **options), expires_at=time.time() + 4)
+            given.append(found.access_key)
+            return found
+
+        monkeypatch.setattr("workflows.access.credentials.assume_role", ends_soon)
+        writer, deadline = Writer(storage, "train"), time.monotonic() + 120
+        while len(set(writer.handed)) < 4:
+            assert time.monotonic() < deadline, f"{len(set(writer.handed))} credentials in two minutes"
+            writer.store.put(f"runs/r1/steps/train/0001/{len(set(writer.handed))}", b"x")
+        assert list(dict.fromkeys(writer.handed)) == given[:4]
+        folder = open_store(storage).list("runs/r1/steps/train/0001")
+        assert {info.key.rpartition("/")[2] for info in folder} >= {"1", "2", "3"}
+
+    def test_what_a_step_has_is_worth_nothing_once_the_runner_has_ended(self, storage: str) -> None:
+        grants = Grants(storage, *ROOT)
+        served = ServedCredentials.from_environment(grants("r1", "train", "workflows.pipeline:train"))
+        assert served is not None
+        assert served()["token"]
+        grants._desk.close()
+        with pytest.raises(StoreUnavailable):
+            served()
 
 
 class TestTheDesk:
