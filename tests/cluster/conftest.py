@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ class Cluster:
         pods = self.kubectl("get", "pods", "-o", "wide")
         raise AssertionError(f"{what}: not within {timeout_s:.0f} s\n{last}\n{pods}")
 
+    def has_image(self, role: str) -> bool:
+        """Whether a node has the image of a role."""
+        names = self.kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names}")
+        return f"everloop/{role}:" in names
+
     def all_ready(self) -> bool:
         """Whether every pod of the release is ready, and there are head and worker among them."""
         pods = self.get("pods", "-l", "app.kubernetes.io/instance=el,app.kubernetes.io/component!=test")["items"]
@@ -94,17 +100,22 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join([str(RIG / "bin"), os.environ.get("PATH", "")]))
 
 
-@pytest.fixture(scope="module")
-def empty_namespace() -> Iterator[Cluster]:
-    """A fresh namespace that admits nothing but `restricted` pods."""
+@pytest.fixture(scope="session")
+def unused_cluster() -> Cluster:
+    """A cluster that answers, and a namespace that is not there yet."""
     kubeconfig = os.environ.get("KUBECONFIG") or str(RIG / "pki" / "admin.conf")
     kubectl, helm = _program("kubectl"), _program("helm")
     if not Path(kubeconfig).exists() or kubectl is None or helm is None:
         pytest.skip("no cluster: set KUBECONFIG, and have kubectl and helm on PATH")
     environ = {**os.environ, "KUBECONFIG": kubeconfig}
-    cluster = Cluster(kubectl, helm, environ, f"everloop-test-{os.getpid()}-{time.monotonic_ns() % 10**6}")
     if subprocess.run([kubectl, "get", "nodes"], env=environ, capture_output=True, timeout=30, check=False).returncode:
         pytest.skip(f"the cluster of {kubeconfig} does not answer")
+    return Cluster(kubectl, helm, environ, f"everloop-test-{os.getpid()}")
+
+
+@contextmanager
+def namespace(cluster: Cluster) -> Iterator[Cluster]:
+    """A namespace that admits nothing but `restricted` pods, until the block ends."""
     if reused := os.environ.get("EVERLOOP_CLUSTER_NAMESPACE"):
         yield replace(cluster, namespace=reused)
         return
@@ -116,11 +127,29 @@ def empty_namespace() -> Iterator[Cluster]:
         cluster.kubectl("delete", "namespace", cluster.namespace, "--wait=false")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def empty_namespace(unused_cluster: Cluster) -> Iterator[Cluster]:
+    """A fresh namespace that admits nothing but `restricted` pods."""
+    with namespace(unused_cluster) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def installed(empty_namespace: Cluster) -> Cluster:
-    """The release `el` of profile `ci`, all of it ready; prints how long that took."""
+    """The release `el` of profile `ci`, all of it ready; the last test of test_loop.py takes it away."""
     install(empty_namespace, "--set", "triggers.aliases.nano.recipe=nano")
     return empty_namespace
+
+
+@pytest.fixture(scope="module")
+def whole_namespace(unused_cluster: Cluster) -> Iterator[Cluster]:
+    """A namespace for a whole set, with Airflow and n8n."""
+    for role in ("airflow", "n8n"):
+        if not unused_cluster.has_image(role):
+            pytest.skip(f"no node has the image of {role}")
+    name = f"{unused_cluster.namespace}-{time.monotonic_ns() % 10**6}"
+    with namespace(replace(unused_cluster, namespace=name)) as made:
+        yield made
 
 
 def install(cluster: Cluster, *changes: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,12 +112,3 @@ def bring_outside(cluster: Cluster) -> Outside:
     cluster.kubectl("apply", "-f", "-", stdin=MANIFEST.format(image=IMAGE))
     cluster.kubectl("wait", "--for=condition=Ready", "pod/outside", "--timeout=180s", timeout_s=200)
     return Outside(cluster)
-
-
-def image_is_there(cluster: Cluster, role: str) -> bool:
-    """Whether a node of the cluster has the image of a role."""
-    done = subprocess.run(
-        [cluster.kubectl_path, "get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names}"],
-        capture_output=True, text=True, env=cluster.environ, timeout=60, check=True,
-    )  # fmt: skip
-    return f"everloop/{role}:" in done.stdout

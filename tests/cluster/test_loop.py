@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -36,6 +37,19 @@ def test_a_run_goes_from_pages_to_an_answer_through_the_gateway(installed: Clust
     assert answer["usage"]["completion_tokens"] >= 1
     assert completion(installed, None)[0] == 401
     assert completion(installed, "elk_wrong")[0] == 401
+
+
+def test_every_step_of_the_run_was_given_credentials_of_its_own(installed: Cluster) -> None:
+    script = (
+        "import json, os\nfrom workflows.log import open_store, stored_records\n"
+        "store = open_store(os.environ['EVERLOOP_STORAGE'])\n"
+        "logs = {'/'.join(info.key.split('/')[:2]) for info in store.list('audit')}\n"
+        "entries = [e for log in logs for record in stored_records(store, log, 0) for e in record.data['entries']]\n"
+        "print(json.dumps(sorted({e['principal'] for e in entries if e['action'] == 'write_area'})))"
+    )
+    asked = json.loads(installed.run_in("deploy/el-triggers", "triggers", script).splitlines()[-1])
+    steps = {"scrape", "validate", "version", "tune", "train", "evaluate", "monitor"}
+    assert {f"Service::first/{step}" for step in steps} <= set(asked)
 
 
 def test_the_work_was_spread_over_head_and_worker(installed: Cluster) -> None:

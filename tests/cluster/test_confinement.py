@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from tests.cluster.asking import finished, run_status, submit
 from tests.cluster.conftest import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -103,19 +102,3 @@ def test_the_loop_does_not_hold_the_root_keys_of_the_storage(installed: Cluster)
         environ = installed.run_in(pod, container, script)
         assert (root in environ) == pod.startswith("el-minio-"), f"{pod}/{container}"
         assert "EVERLOOP_BROKER" not in environ or container == "reconciler", f"{pod}/{container}"
-
-
-def test_every_step_of_a_run_was_given_credentials_of_its_own(installed: Cluster) -> None:
-    submit(installed, "brokered", "--set", "scrape.max_pages=6")
-    installed.wait("the run has succeeded", lambda: finished(installed, "brokered"))
-    assert run_status(installed, "brokered")["status"] == "succeeded"
-    script = (
-        "import json, os\nfrom workflows.log import open_store, stored_records\n"
-        "store = open_store(os.environ['EVERLOOP_STORAGE'])\n"
-        "logs = {'/'.join(info.key.split('/')[:2]) for info in store.list('audit')}\n"
-        "entries = [e for log in logs for record in stored_records(store, log, 0) for e in record.data['entries']]\n"
-        "print(json.dumps(sorted({e['principal'] for e in entries if e['action'] == 'write_area'})))"
-    )
-    asked = json.loads(installed.run_in("deploy/el-triggers", "triggers", script).splitlines()[-1])
-    steps = {"scrape", "validate", "version", "tune", "train", "evaluate", "monitor"}
-    assert {f"Service::brokered/{step}" for step in steps} <= set(asked)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.asking import STEPS, ask, run_status
 from tests.cluster.conftest import Cluster, install
-from tests.cluster.outside import Outside, bring_outside, image_is_there
+from tests.cluster.outside import Outside, bring_outside
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -38,13 +38,10 @@ print(json.dumps([r["state"] for r in call("/api/v2/dags/everloop_loop/dagRuns",
 
 
 @pytest.fixture(scope="module")
-def outside(empty_namespace: Cluster) -> Outside:
+def outside(whole_namespace: Cluster) -> Outside:
     """The whole set, and the world around it."""
-    for role in ("airflow", "n8n"):
-        if not image_is_there(empty_namespace, role):
-            pytest.skip(f"no node has the image of {role}")
-    began = bring_outside(empty_namespace)
-    install(empty_namespace, *WHOLE)
+    began = bring_outside(whole_namespace)
+    install(whole_namespace, *WHOLE)
     return began
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.asking import attempts, finished, run_status, submit, succeeded
 from tests.cluster.conftest import Cluster, install
-from tests.cluster.outside import Outside, Sent, bring_outside, image_is_there
+from tests.cluster.outside import Outside, Sent, bring_outside
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -55,15 +55,12 @@ class Table:
 
 
 @pytest.fixture(scope="module")
-def outside(empty_namespace: Cluster) -> Outside:
+def outside(whole_namespace: Cluster) -> Outside:
     """The whole set with a model that answers."""
-    for role in ("airflow", "n8n"):
-        if not image_is_there(empty_namespace, role):
-            pytest.skip(f"no node has the image of {role}")
-    brought = bring_outside(empty_namespace)
-    install(empty_namespace, *WHOLE)
-    submit(empty_namespace, "before", *MORE)
-    empty_namespace.wait("there is a model", lambda: finished(empty_namespace, "before"))
+    brought = bring_outside(whole_namespace)
+    install(whole_namespace, *WHOLE)
+    submit(whole_namespace, "before", *MORE)
+    whole_namespace.wait("there is a model", lambda: finished(whole_namespace, "before"))
     return brought
 
 
