@@ -29,6 +29,8 @@ FLOWS = ("report_error", "notify_people", "request_approval", "start_run")
 SIGNED_PATHS = ("everloop-notify", "everloop-approve", "everloop-run")
 FORM_PATH = "everloop-start"
 _HERE = Path(__file__).resolve().parent
+# Where mail is off: n8n starts no flow in which a required field is empty, though the node is never reached.
+_NOBODY = "nobody@mail.invalid"
 
 
 def load_flow(name: str) -> dict[str, Any]:
@@ -48,8 +50,8 @@ def render_flow(name: str, settings: Settings) -> dict[str, Any]:
         "__TIMEZONE__": settings.server.timezone,
         "__SLACK_ON__": json.dumps(settings.slack is not None),
         "__MAIL_ON__": json.dumps(settings.mail is not None),
-        "__MAIL_FROM__": settings.mail.sender if settings.mail else "",
-        "__MAIL_TO__": settings.mail.to if settings.mail else "",
+        "__MAIL_FROM__": settings.mail.sender if settings.mail else _NOBODY,
+        "__MAIL_TO__": settings.mail.to if settings.mail else _NOBODY,
         "__REMIND_AFTER_S__": settings.approval.remind_after_s,
     }
 

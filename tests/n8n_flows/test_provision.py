@@ -33,6 +33,10 @@ def test_a_sink_that_is_not_configured_is_never_due(n8n: N8n) -> None:
     flow = provision.render_flow("notify_people", replace(n8n.settings, mail=None))
     (due,) = (node for node in flow["nodes"] if node["name"] == "Mail is due")
     assert "{{ false && " in json.dumps(due)
+    # n8n starts no flow with a node that lacks what it requires, due or not.
+    (mail,) = (node for node in flow["nodes"] if node["name"] == "Mail")
+    assert mail["parameters"]["fromEmail"]
+    assert mail["parameters"]["toEmail"]
 
 
 def test_a_mark_that_nothing_fills_is_refused(monkeypatch: pytest.MonkeyPatch, n8n: N8n) -> None:
