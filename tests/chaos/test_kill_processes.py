@@ -28,7 +28,7 @@ OVERRIDES = (
     "tune.num_trials=1",
     "train.num_steps=40",
     "evaluate.margin=0.5",  # the same pages trained anew are no better
-    "monitor.run_length=5000",
+    "monitor.run_length=1000",
 )
 WATCH = "the watch of `make up`"
 

@@ -38,7 +38,9 @@ class Outside:
 
     def chat(self, mark: str = "") -> list[str]:
         """Chat messages that hold a mark."""
-        return [body["text"] for path, _, body in list(self.posts) if path.startswith("/chat") and mark in body["text"]]
+        # Alertmanager's messages have attachments in place of a text.
+        texts = [body.get("text", "") for path, _, body in list(self.posts) if path.startswith("/chat")]
+        return [text for text in texts if text and mark in text]
 
     def mail(self, mark: str) -> list[str]:
         """Mails that hold a mark."""

@@ -23,7 +23,7 @@ OVERRIDES = (
     "tune.num_trials=1",
     "train.num_steps=40",
     "evaluate.margin=0.5",
-    "monitor.run_length=5000",
+    "monitor.run_length=1000",
 )
 STEPS = {"scrape", "validate", "version", "tune", "train", "evaluate", "deploy", "monitor"}
 

@@ -39,7 +39,7 @@ OVERRIDES = (
     "deploy.min_units=40",
     "deploy.min_step_s=20",
     "deploy.timeout_s=600",
-    "monitor.run_length=5000",
+    "monitor.run_length=1000",
 )
 
 
