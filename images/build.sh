@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Builds the images from the working tree and prints their sizes: build.sh [ROLE...] (default: all).
-#   REGISTRY=everloop TAG=0.1.0 BASE_IMAGE=python:3.11-slim-bookworm ACCELERATOR=cpu TORCH_INDEX= PRUNE=1 DOCKER=docker
-#   N8N_FOLDER=DIR  what `n8n_flows/start install` has installed there is taken, instead of installing it again
+#   REGISTRY=everloop TAG=0.1.0 BASE_IMAGE=python:3.11-slim-bookworm ACCELERATOR=cpu TORCH_INDEX= EXTRAS=minio PRUNE=1 DOCKER=docker
 # The bills of materials are copied to build/sbom/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,28 +11,17 @@ tag=${TAG:-0.1.0}
 roles=("$@")
 ((${#roles[@]})) || for folder in images/*/; do roles+=("$(basename "$folder")"); done
 
-# Bound to another image: it comes after.
-ordered=()
-for role in "${roles[@]}"; do [[ $role == vllm ]] || ordered+=("$role"); done
-for role in "${roles[@]}"; do [[ $role == vllm ]] && ordered+=(vllm); done
-
 if [[ ! -x images/minio/minio ]] && found=$(command -v minio); then cp "$found" images/minio/minio; fi
 mkdir -p build/sbom
-for role in "${ordered[@]}"; do
-  [[ -f images/$role/Dockerfile ]] || continue
+for role in "${roles[@]}"; do
+  if [[ ! -f images/$role/Dockerfile ]]; then
+    echo "there is no image $role: see images/" >&2
+    exit 2
+  fi
   started=$SECONDS
   arguments=(--build-arg "BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}" --build-arg "VERSION=$tag")
   case $role in
-    ray) arguments+=(--build-arg "ACCELERATOR=${ACCELERATOR:-cpu}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}") ;;
-    n8n)
-      if [[ -n ${N8N_FOLDER:-} ]]; then
-        # Links in it are relative, so it may be moved; the virtual environment is used for its files only.
-        tar -C "$N8N_FOLDER" --transform 's,^\./,opt/n8n/,' --exclude='*.map' --exclude='*.md' --exclude='*.d.ts' --exclude=./npm-cache -c . |
-          "$docker" import - "$registry/n8n-installed:$tag" >/dev/null
-        arguments+=(--build-arg "INSTALLED=$registry/n8n-installed:$tag")
-      fi
-      ;;
-    vllm) arguments+=(--build-arg "RAY_IMAGE=$registry/ray:$tag") ;;
+    ray) arguments+=(--build-arg "ACCELERATOR=${ACCELERATOR:-cpu}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" --build-arg "EXTRAS=${EXTRAS:-minio}") ;;
   esac
   "$docker" build --quiet -f "images/$role/Dockerfile" "${arguments[@]}" -t "$registry/$role:$tag" . >/dev/null
   "$docker" run --rm --network none --entrypoint cat "$registry/$role:$tag" /usr/share/sbom/everloop.cdx.json >"build/sbom/$role.cdx.json"
