@@ -86,7 +86,7 @@ def test_people_are_told_by_n8n(outside: Outside) -> None:
     def told() -> list[str]:
         return [json.dumps(each["body"]) for each in outside.seen() if "nano" in json.dumps(each["body"])]
 
-    texts = outside.cluster.wait("a message has come", told, timeout_s=300)
+    texts = outside.cluster.wait("a message has come", told, timeout_s=900)
     print(f"{len(texts)} messages, the first: {texts[0][:300]}")
 
 
