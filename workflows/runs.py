@@ -15,6 +15,7 @@ from workflows.caller import Caller, NotAllowed
 from workflows.command_line import DONE, FAILED, WAITING, WRONG_USE, add_caller, add_common, set_up_logging
 from workflows.display import Display
 from workflows.engine import Engine, EngineError, RunView
+from workflows.engine.index import RunIndex
 from workflows.log import LogError, encode
 from workflows.run_facts import gate, known_run
 from workflows.step_credentials import open_engine
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(engine: Engine, arguments: argparse.Namespace) -> int:
-    runs = engine.list()
+    runs = RunIndex(engine).list()  # of a run that is over two records are read, not all
     if arguments.json:
         print(json.dumps([_plain(run) for run in runs]))
         return DONE
