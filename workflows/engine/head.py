@@ -42,7 +42,7 @@ NOT_FOR_WORKERS = frozenset(
 """What a head started from here must not see, and so none of its workers. It outlives the service that starts it, so it
 does not carry the mark by which a service's processes are ended with it."""
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 240.0
 STOP_GRACE_S = 3.0
 _logger = logging.getLogger(__name__)
 
