@@ -28,7 +28,7 @@ MORE = ("--set", "signals.cooldown_s=0", "--set", "evaluate.margin=0.5", "--set"
 # Longer, so that it can be met in the act.
 TRAINING = ("--set", "train.num_steps=200", "--set", "train.checkpoint_every_steps=20")
 CANARY = ("--set", "deploy.min_step_s=20")
-OPERATOR = ("-n", "kuberay-system", "-l", "app.kubernetes.io/name=kuberay-operator")
+OPERATOR = ("-n", "kuberay-system", "-l", "app.kubernetes.io/component=kuberay-operator")
 CHALLENGER = """
 import os
 from steps.common.releases import open_release_log
