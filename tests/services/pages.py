@@ -130,7 +130,10 @@ def texts_of(folder: Path) -> list[str]:
 
 
 def passages(texts: list[str]) -> list[str]:
-    """What is asked: pieces of the texts, about as long as the ones that drift is told by."""
+    """What is asked: pieces of the texts, about as long as the ones that drift is told by.
+
+    In no page's order: one page after another would be a change of subject, which is drift.
+    """
     found = []
     for text in texts:
         piece = ""
@@ -139,4 +142,5 @@ def passages(texts: list[str]) -> list[str]:
             if len(piece) >= PASSAGE_CHARS:
                 found.append(piece[:PASSAGE_CHARS])
                 piece = ""
+    random.Random(1).shuffle(found)
     return found

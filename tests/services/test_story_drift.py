@@ -75,7 +75,7 @@ class Traffic:
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     self.seen["answered" if json.load(answer)["choices"] else "empty"] += 1
             except urllib.error.HTTPError as error:
-                self.seen[f"failed: {error.code}"] += 1
+                self.seen[f"failed: {error.code} {error.read()[:200]!r}"] += 1
             except OSError as error:
                 self.seen[f"failed: {error}"] += 1
 
