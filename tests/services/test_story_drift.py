@@ -68,7 +68,7 @@ class Traffic:
             prompt, is_drifted, number = self._prompts[number % len(self._prompts)], self._drifted, number + 1
             if is_drifted and not self.drifted_at:
                 self.drifted_at = time.time()
-            body = json.dumps({"model": ALIAS, "prompt": prompt, "max_tokens": 8}).encode()
+            body = json.dumps({"model": ALIAS, "prompt": prompt, "max_tokens": 2}).encode()
             headers = {"content-type": "application/json", "x-session-id": f"user-{number}"}
             try:
                 request = urllib.request.Request(f"{self._url}/v1/completions", body, headers)
@@ -202,6 +202,7 @@ def test_drifted_traffic_ends_in_a_promotion_whatever_is_killed(whole: WholeSet,
 
     assert (num_killed, sum(repeats.values())) == (3, 50)
     assert set(repeats) == {"merged"}, repeats
+    assert set(traffic.seen) == {"answered"}, traffic.seen
     assert whole.runs() == [*first, run_id], "one run for all of it"
     assert whole.problems_of(run_id) == []
     evaluation = whole.engine.output(run_id, "evaluate")
