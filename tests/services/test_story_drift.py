@@ -159,7 +159,7 @@ def test_new_objects_start_the_first_run(whole: WholeSet) -> None:
 
 def test_drifted_traffic_ends_in_a_promotion_whatever_is_killed(whole: WholeSet, pages: tuple[Path, str]) -> None:
     folder, _ = pages
-    first = whole.runs()
+    first, states = whole.runs(), _states(whole)
     champion = whole.release.champion.version
     endpoint = json.loads(whole.engine.store.get("serving/endpoint.json"))["url"]
     traffic = Traffic(endpoint, passages(texts_of(folder)))
@@ -211,7 +211,11 @@ def test_drifted_traffic_ends_in_a_promotion_whatever_is_killed(whole: WholeSet,
     whole.say(f"evaluation: {evaluation.reasons[0]}")
     whole.say(f"requests of the rollout: {dict(release.num_requests)}; of the test: {dict(traffic.seen)}")
     assert whole.releases_of(run_id)["promoted"] == 1, whole.releases_of(run_id)
-    until("healthy again", lambda: {one["state"] for one in whole.site.statuses(ok=None).values()} == {"healthy"}, 300)
+    until("all back that was there", lambda: _states(whole) == states, 300)
+
+
+def _states(whole: WholeSet) -> dict[str, str]:
+    return {name: one["state"] for name, one in whole.site.statuses(ok=None).items()}
 
 
 def _monitor(whole: WholeSet) -> Any:
