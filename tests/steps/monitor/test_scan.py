@@ -97,9 +97,9 @@ def test_drift_that_stays_is_raised_again_after_a_rejected_run(
         send(ctx.store, "food", 2000, 40)
         (key,) = scanner.scan().raised
         log = open_signal_log(ctx.store, "everloop")
-        (found,) = due(log.refresh(), policy, 0)
-        assert found.key == key
-        decision = admit(log, found, policy, now=0)
+        (waiting,) = due(log.refresh(), policy, 0)
+        assert waiting.signal.key == key
+        decision = admit(log, waiting.signal, policy, now=0)
         assert isinstance(decision, Admitted)
         started(log, decision.run_id)
         send(ctx.store, "food", 3000, 40)
