@@ -82,7 +82,9 @@ class Outside:
 
     @contextmanager
     def load(self, alias: str, *, pause_s: float = 0.5) -> Iterator[list[Sent]]:
-        """Steady load through the gateway; what came of it is in the list afterwards."""
+        """Steady load through the gateway, from its first answer on, the control; what came of it is in the list
+        afterwards.
+        """
         key = self.cluster.secret("api-key-endpoint")
         headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
         body = {"model": alias, "prompt": "The", "max_tokens": 4}
@@ -90,6 +92,7 @@ class Outside:
         self._call("/load", {"url": url, "headers": headers, "body": body, "pause_s": pause_s})
         result: list[Sent] = []
         try:
+            self.cluster.wait("an answer", lambda: any(each["status"] == 200 for each in self._call("/load")))
             yield result
         finally:
             sent = self._call("/load")

@@ -133,7 +133,6 @@ def test_everything_else(outside: Outside, table: Table) -> None:
     for name, selected in victims.items():
         steps = [s["name"] for s in run_status(cluster, run_id)["steps"] if s["status"] == "running"]
         with outside.load("nano") as sent:
-            time.sleep(3)  # requests before the kill: the control
             began = time.monotonic()
             cluster.kubectl("delete", "pod", *selected, "--grace-period=0", "--force")
 
