@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +120,24 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"file://{tmp_path}/storage"
     endpoint = request.getfixturevalue("minio")
     return f"s3://tests/{secrets.token_hex(6)}?endpoint_override={endpoint}"
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Headless Chromium driven by selenium; the test skips without them."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the extra `browser` is not installed")
+    from steps.scrape.browser import CHROMEDRIVER, CHROMIUM
+
+    chromium = next((path for path in CHROMIUM if Path(path).exists()), None)
+    driver = next((path for path in CHROMEDRIVER if Path(path).exists()), shutil.which("chromedriver"))
+    if chromium is None or driver is None:
+        pytest.skip("there is no Chromium with its chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = f"--user-data-dir={tmp_path}/profile"
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1500", profile):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    yield opened
+    opened.quit()

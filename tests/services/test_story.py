@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steps.scrape.browser import CHROMEDRIVER, CHROMIUM
 from tests.services.whole_set import WholeSet, until, whole_set
 
 pytestmark = [pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -32,22 +29,6 @@ STEPS = {"scrape", "validate", "version", "tune", "train", "evaluate", "deploy",
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSet]:
     with whole_set(tmp_path_factory.mktemp("whole"), overrides=OVERRIDES, cron="* * * * *") as made:
         yield made
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the extra `browser` is not installed")
-    chromium = next((path for path in CHROMIUM if Path(path).exists()), None)
-    driver = next((path for path in CHROMEDRIVER if Path(path).exists()), shutil.which("chromedriver"))
-    if chromium is None or driver is None:
-        pytest.skip("there is no Chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"):
-        options.add_argument(flag)
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield opened
-    opened.quit()
 
 
 def approve(whole: WholeSet, browser: Any, run_id: str) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-
-from steps.scrape.browser import CHROMEDRIVER, CHROMIUM
 
 pytestmark = pytest.mark.browser
 DEADLINE_S = 60.0
@@ -29,24 +25,6 @@ def site(durable: Any) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(DEADLINE_S)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the extra `browser` is not installed")
-    chromium = next((path for path in CHROMIUM if Path(path).exists()), None)
-    driver = next((path for path in CHROMEDRIVER if Path(path).exists()), shutil.which("chromedriver"))
-    if chromium is None or driver is None:
-        pytest.skip("there is no Chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = f"--user-data-dir={tmp_path}/profile"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1500", profile):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    yield opened
-    opened.quit()
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
