@@ -95,12 +95,13 @@ class AirflowSettings(_Section):
 
 
 class WatchSettings(_Section):
-    """How soon a service that has died is started again."""
+    """How soon a service that has died is started again, and how long its log may grow."""
 
     interval_s: float = Field(gt=0)
     first_wait_s: float = Field(ge=0)
     longest_wait_s: float = Field(gt=0)
     forgive_s: float = Field(gt=0)
+    max_log_bytes: int = Field(ge=64 * 1024)
 
 
 class PeopleSettings(_Section):

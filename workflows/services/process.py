@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -136,6 +137,24 @@ def log_tail(folder: Path, *, lines: int = 15) -> str:
             return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def trim_log(folder: Path, max_bytes: int) -> bool:
+    """Begins the log of a service anew once it is longer than `max_bytes`, and keeps the one before it as `log.1`.
+
+    Copied and cut, as logrotate(8) does by `copytruncate`: the process keeps its descriptor, which only appends. What
+    it writes between the two is lost.
+    """
+    log = folder / "log"
+    try:
+        if log.stat().st_size <= max_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    shutil.copyfile(log, folder / "log.new")
+    os.truncate(log, 0)
+    (folder / "log.new").replace(folder / "log.1")
+    return True
 
 
 def port_holder(port: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The watch: starts again what has died, each service after a wait that grows with its deaths.
+"""The watch: starts again what has died, each service after a wait that grows with its deaths, and keeps logs short.
 
 It looks at what was started and not stopped; a service that hangs without dying is left to the alerts and to people.
 What the services were doing is none of its business: the journal, the outbox and their own stores hold that.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from workflows.services.config import WatchSettings
+from workflows.services.process import trim_log
 from workflows.services.secret_file import write_private
 from workflows.services.service import Daemon, Launch, Service
 from workflows.services.site import Site
@@ -71,6 +72,12 @@ class Watcher:
 
     def look(self, site: Site, services: Sequence[Service]) -> None:
         """One look at a set."""
+        for service in (*services, Watch(site)):
+            try:
+                if trim_log(service.folder, self._settings.max_log_bytes):
+                    self._say(f"{service.name} has filled its log, which begins anew")
+            except OSError as error:  # a full disk, say; to look after services matters more
+                self._say(f"the log of {service.name} stays long: {error}")
         for progress in heal(site, services, self._observe, self.may).values():
             if progress.step not in ("waits", "starts", "skipped"):
                 self._count(progress.name)
@@ -89,7 +96,9 @@ class Watcher:
 
     def _observe(self, progress: Progress) -> None:
         if progress.step == "starts":
-            self._tell(f"{time.strftime('%FT%TZ', time.gmtime())} {progress.name} has died")
+            self._say(f"{progress.name} has died")
         elif progress.step != "waits":
-            took = f"{progress.step} after {progress.seconds:.1f} s {progress.error}".strip()
-            self._tell(f"{time.strftime('%FT%TZ', time.gmtime())} {progress.name} {took}")
+            self._say(f"{progress.name} {progress.step} after {progress.seconds:.1f} s {progress.error}".strip())
+
+    def _say(self, line: str) -> None:
+        self._tell(f"{time.strftime('%FT%TZ', time.gmtime())} {line}")

@@ -13,7 +13,7 @@ from workflows.services.service import Service, State, Status
 from workflows.services.site import Site, open_site
 from workflows.services.watch import Watcher
 
-SETTINGS = WatchSettings(interval_s=1, first_wait_s=2, longest_wait_s=10, forgive_s=100)
+SETTINGS = WatchSettings(interval_s=1, first_wait_s=2, longest_wait_s=10, forgive_s=100, max_log_bytes=64 * 1024)
 
 
 class Lamp(Service):
@@ -132,3 +132,19 @@ def test_one_that_is_stopped_while_the_watch_waits_for_its_turn_stays_stopped(si
     Watcher(SETTINGS, lambda _: None, Clock()).look(site, [stopping])
 
     assert stopping.num_starts == 0
+
+
+def test_a_log_that_is_full_begins_anew_and_the_one_before_is_kept(site: Site, lamp: Lamp) -> None:
+    told: list[str] = []
+    lamp.folder.mkdir(parents=True)
+    log = lamp.folder / "log"
+    with log.open("ab", buffering=0) as held:  # as a running service holds it
+        held.write(b"x" * SETTINGS.max_log_bytes)
+        Watcher(SETTINGS, told.append).look(site, [lamp])
+        assert log.stat().st_size == SETTINGS.max_log_bytes
+        held.write(b"y")
+        Watcher(SETTINGS, told.append).look(site, [lamp])
+        held.write(b"after")
+    assert log.read_bytes() == b"after"
+    assert (lamp.folder / "log.1").stat().st_size == SETTINGS.max_log_bytes + 1
+    assert [line.partition("Z ")[2] for line in told] == ["lamp has filled its log, which begins anew"]
