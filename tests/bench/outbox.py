@@ -1,6 +1,6 @@
 """How much the outbox and the metrics page cost where nothing happens, and how fast a burst goes out.
 
-    python tests/bench/outbox.py [--runs 10000] [--burst 500]
+    python -m tests.bench.outbox [--runs 10000] [--burst 500]
 
 The journals of finished runs are written straight into a folder, without fsync: only their reading is measured.
 """
@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.bench.parts.sink import accepting, post_notices
 from workflows.engine import Engine
 from workflows.engine.telling import RunTeller
 from workflows.log import Draft, Notification, Store, open_store
 from workflows.log.record import FIRST, Record, digest, record_key, seal
 from workflows.metrics import LoopCollector
-from workflows.outbox import Dispatcher, Receiver, open_outbox, post_notice
+from workflows.outbox import Dispatcher, open_outbox
 
 KINDS = ("created", "claimed", *(["advanced"] * 7), "succeeded")
 NOTE = Notification(event="run.succeeded", severity="info", title="done", text="It is done.", alias="demo").to_json()
@@ -35,11 +34,7 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=10_000)
     arguments.add_argument("--burst", type=int, default=500)
     given = arguments.parse_args()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Accept)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
-    receiver = Receiver(name="sink", url=url, secret="whsec_" + "QUJD" * 8)  # type: ignore[arg-type]  # as from a file
-    with tempfile.TemporaryDirectory() as folder:
+    with accepting() as receiver, tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
         _write_runs(store, Path(folder), given.runs)
         print(f"{given.runs} finished runs of {len(KINDS)} records", flush=True)
@@ -53,8 +48,7 @@ def main() -> None:
         _timed("metrics: the first page", lambda: list(collector.collect()))
         _timed("reconciler: runs that are not over", collector.unfinished_runs)
         _timed("engine: ids of all runs", Engine(folder).run_ids)
-        for number in range(given.burst):
-            post_notice(store, {"event": "a.b", "severity": "info", "title": "t", "text": "x"}, str(number))
+        post_notices(store, given.burst)
         began = time.perf_counter()
         while open_outbox(store).refresh().num_outcomes.get(("sink", "delivered"), 0) < given.burst:
             dispatcher.round()
@@ -97,18 +91,6 @@ def _timed(what: str, work: Callable[[], Any]) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     print(f"{what:<52} {time.perf_counter() - wall:8.3f} s wall {time.process_time() - cpu:8.3f} s CPU", flush=True)
-
-
-class _Accept(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 if __name__ == "__main__":

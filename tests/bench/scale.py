@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.bench.meter import Measured, Meter
+from tests.bench.parts.meter import Measured, Meter
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZES: dict[str, tuple[int, ...]] = {
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        from tests.bench.scale_cases import CASES
+        from tests.bench.parts.scale_cases import CASES
 
         case, storage, size = given.child
         CASES[case](Meter(int(size)), storage, int(size))

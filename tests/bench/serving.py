@@ -41,7 +41,7 @@ from steps.common.releases import Limits, ReleasedModel, open_release_log
 from steps.deploy import ServingConfig, converge
 from steps.deploy.generation import Generation
 from steps.deploy.naming import application_name
-from tests.bench.bare_server import BareServer, bare_engine
+from tests.bench.parts.bare_server import BareServer, bare_engine
 from workflows.engine import head
 from workflows.log import Blobs, open_store
 
@@ -80,7 +80,7 @@ class Bench:
         self._application = application_name(store.uri, ALIAS, "1")
         self._replica = _Client(_deploy_bare(self._folder, endpoint.url))
         port = _free_port()
-        command = [sys.executable, "-m", "tests.bench.bare_server", str(self._folder), str(port)]
+        command = [sys.executable, "-m", "tests.bench.parts.bare_server", str(self._folder), str(port)]
         self._process = subprocess.Popen(command, cwd=REPOSITORY)
         self._server = _Client(f"http://127.0.0.1:{port}")
         try:

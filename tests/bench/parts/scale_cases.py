@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from steps.scrape.plan import Plan
 from steps.scrape.source import open_source
 from steps.version.history import collect, diff
 from steps.version.manifest import BucketFile, Manifest, open_dataset
-from tests.bench.meter import Meter
+from tests.bench.parts.meter import Meter
+from tests.bench.parts.sink import accepting, post_notices
 from triggers.loop import DurableLoop
 from workflows.access import Directory
 from workflows.configs import RECIPES, PipelineConfig
@@ -35,7 +34,7 @@ from workflows.engine.index import RunIndex
 from workflows.log import Blobs, Draft, Log, Record, Store, open_store, stored_records
 from workflows.log.record import FIRST, digest, record_key, seal
 from workflows.metrics import LoopCollector
-from workflows.outbox import Dispatcher, Receiver, open_outbox, post_notice
+from workflows.outbox import Dispatcher, open_outbox
 from workflows.pipeline import build
 from workflows.reconcile import Reconciler
 
@@ -243,28 +242,22 @@ def sources(meter: Meter, storage: str, size: int) -> None:
 
 def outbox(meter: Meter, storage: str, size: int) -> None:
     """That many notices for one receiver that answers at once."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Accept)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
-    receiver = Receiver.model_validate({"name": "sink", "url": url, "secret": "whsec_" + "QUJD" * 8})
     store = open_store(storage)
-    body = {"event": "a.b", "severity": "info", "title": "t", "text": "x"}
     with meter("post a notice", times=size):
-        for number in range(size):
-            post_notice(store, body, str(number))
-    dispatcher = Dispatcher(store, [receiver])
-    with meter("find all, take the first fifty in hand"):
-        assert dispatcher.round().found == size
-    with meter("open with all that waits"):
-        open_outbox(store).refresh()
-    with meter("deliver one, with its receipt", times=size):
-        dispatcher.wait()
-        while dispatcher.round().claimed:
+        post_notices(store, size)
+    with accepting() as receiver:
+        dispatcher = Dispatcher(store, [receiver])
+        with meter("find all, take the first fifty in hand"):
+            assert dispatcher.round().found == size
+        with meter("open with all that waits"):
+            open_outbox(store).refresh()
+        with meter("deliver one, with its receipt", times=size):
             dispatcher.wait()
-    assert open_outbox(store).refresh().num_outcomes == {("sink", "delivered"): size}
-    with meter("a round with nothing to do"):
-        dispatcher.round()
-    server.shutdown()
+            while dispatcher.round().claimed:
+                dispatcher.wait()
+        assert open_outbox(store).refresh().num_outcomes == {("sink", "delivered"): size}
+        with meter("a round with nothing to do"):
+            dispatcher.round()
 
 
 CASES: Mapping[str, Case] = {
@@ -386,15 +379,3 @@ class _Nothing:
 
     def load(self, data: Any) -> None:
         return None
-
-
-class _Accept(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass

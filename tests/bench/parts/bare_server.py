@@ -1,6 +1,6 @@
 """The engine behind HTTP with nothing else: the peer of `tests.bench.serving`.
 
-    python -m tests.bench.bare_server FOLDER PORT
+    python -m tests.bench.parts.bare_server FOLDER PORT
 
 The class is used twice: by uvicorn in a process of its own, as `vllm serve` would be, and as a Serve replica.
 """
