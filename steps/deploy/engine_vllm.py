@@ -49,6 +49,9 @@ def vllm_application(storage: str, name: str, model: ReleasedModel, serving: Ser
     if serving.gpus_per_replica:
         bundle["GPU"] = 1
         engine_kwargs["tensor_parallel_size"] = serving.gpus_per_replica
+    else:
+        # Else it compiles each model anew: a replica starts later, and the image would need a C++ compiler.
+        engine_kwargs["enforce_eager"] = True
     config = LLMConfig(
         model_loading_config={"model_id": name, "model_source": str(folder)},
         accelerator_config=None if serving.gpus_per_replica else {"kind": "cpu"},
@@ -56,7 +59,7 @@ def vllm_application(storage: str, name: str, model: ReleasedModel, serving: Ser
         engine_kwargs=engine_kwargs,
         log_engine_metrics=True,
         experimental_configs={"stream_batching_interval_ms": 0},
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1"}},
+        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}},
         deployment_config={
             "ray_actor_options": {"num_cpus": serving.replica_cpus / 2},
             "max_ongoing_requests": serving.max_in_flight,
