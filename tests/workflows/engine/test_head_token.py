@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import subprocess
@@ -10,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +30,7 @@ PATHS = [
 START = """
 import sys
 from pathlib import Path
+from typing import Any
 from workflows.engine import head
 head.start(Path(sys.argv[1]), dashboard=True)
 """
@@ -82,3 +85,62 @@ def test_all_ports_are_on_loopback(own: head.Head) -> None:
     }
     assert listening
     assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}
+
+
+def kept(own: head.Head, *metadata: tuple[str, str]) -> Any:
+    """What the GCS, Ray's own registry, says to somebody who asks for the keys that it keeps."""
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    grpc: Any = importlib.import_module("grpc")
+    with grpc.insecure_channel(own.address) as channel:
+        stub = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
+        request = gcs_service_pb2.InternalKVKeysRequest(prefix=b"", namespace=b"session")
+        try:
+            return stub.InternalKVKeys(request, timeout=60, metadata=metadata)
+        except grpc.RpcError as error:
+            return error
+
+
+def test_the_gcs_refuses_who_has_no_token_or_a_wrong_one(own: head.Head) -> None:
+    grpc: Any = importlib.import_module("grpc")
+    right = Path(own.token_file).read_text()
+    for metadata in ((), (("authorization", f"Bearer {'0' * 64}"),), (("authorization", right),)):
+        refused = kept(own, *metadata)
+        assert isinstance(refused, grpc.RpcError), metadata
+        assert refused.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert right not in str(refused)
+    assert b"session_name" in kept(own, ("authorization", f"Bearer {right}")).results
+
+
+CONNECT = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
+print("nodes", len(ray.nodes()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "token", "told"), [("disabled", "", ""), ("token", "0" * 64, "token"), ("token", None, "nodes 1")]
+)
+def test_a_driver_connects_with_the_token_alone(own: head.Head, mode: str, token: str | None, told: str) -> None:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    chosen = Path(own.token_file).read_text() if token is None else token
+    environment = clean | {
+        "RAY_AUTH_MODE": mode,
+        "RAY_AUTH_TOKEN": chosen,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECT, own.address],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert (done.returncode == 0) == (token is None), done.stderr[-2000:]
+    assert told in done.stdout + done.stderr
+    assert ("nodes 1" in done.stdout) == (token is None)
