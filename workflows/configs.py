@@ -10,9 +10,9 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steps.common.language_model import ModelConfig
 from steps.common.signals import SignalPolicy
@@ -25,6 +25,9 @@ from steps.tune import TuneConfig
 from steps.validate import ValidateConfig
 from steps.version import VersionConfig
 from workflows.log.redaction import passwords_in
+
+VLLM_CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""`CPUAttentionBackend.get_supported_head_sizes()` of vLLM 0.29; it dies of the first request to any other."""
 
 
 class ConfigError(ValueError):
@@ -59,6 +62,17 @@ class PipelineConfig(BaseModel):
     deploy: DeployConfig = Field(default_factory=DeployConfig, description="Serving, shadow, canary.")
     monitor: MonitorConfig = Field(default_factory=MonitorConfig, description="The drift reference.")
     signals: SignalPolicy = Field(default_factory=SignalPolicy, description="When a signal gets a run.")
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        on_cpu = self.deploy.serving.engine == "vllm" and not self.deploy.serving.gpus_per_replica
+        head_size = self.model.hidden_size // self.model.num_heads
+        if on_cpu and self.model.base == "scratch" and head_size not in VLLM_CPU_HEAD_SIZES:
+            raise ValueError(
+                f"model.hidden_size={self.model.hidden_size} / model.num_heads={self.model.num_heads} is {head_size}: "
+                f"deploy.serving.engine='vllm' on a CPU needs one of {', '.join(map(str, VLLM_CPU_HEAD_SIZES))}"
+            )
+        return self
 
 
 def nano() -> PipelineConfig:

@@ -52,6 +52,15 @@ def test_an_override_that_cannot_be_is_refused_by_name(override: str, named: str
         load("nano", None, [override])
 
 
+def test_vllm_on_a_cpu_takes_no_model_that_it_would_die_of() -> None:
+    with pytest.raises(ConfigError, match=r"model.hidden_size=64 / model.num_heads=4 is 16: .* needs one of 32, 64"):
+        load("nano", None, ["deploy.serving.engine=vllm"])
+    for more in ("model.num_heads=2", "deploy.serving.gpus_per_replica=1", "model.base=smollm2"):
+        config = load("nano", None, ["deploy.serving.engine=vllm", "model.num_kv_heads=2", more])
+        assert config.deploy.serving.engine == "vllm"
+    assert load("tiny", None, ["deploy.serving.engine=vllm"]).deploy.serving.engine == "vllm"
+
+
 def test_a_file_changes_the_recipe_it_names(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('recipe = "nano"\n[tune]\nnum_trials = 5\n[deploy.serving]\nmax_batch = 2\n')
