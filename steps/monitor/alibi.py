@@ -1,7 +1,8 @@
 """alibi-detect as the engine: a detector whose work is done by a process in an environment of its own.
 
 alibi-detect 0.13 is under the Business Source License 1.1 and needs numpy < 2, so it is never imported here. Its
-environment (0.8 GB without torch) is made by `uv` from `alibi_worker.py.lock` at the first use, and then cached.
+environment (0.8 GB without torch) is made by `uv` from `alibi_worker.py.lock` at the first use, and then cached; where
+there is one already, as in a cluster, `EVERLOOP_ALIBI_PYTHON` names its interpreter.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from steps.monitor.detectors import Point, embedding_detector
 from steps.monitor.streams import Floats
 
 WORKER = Path(__file__).with_name("alibi_worker.py")
+
+PYTHON_ENV = "EVERLOOP_ALIBI_PYTHON"
+"""Interpreter of an environment that is there already; without it uv makes one."""
 
 START_S = 900.0
 """The first start downloads the environment: 190 MB."""
@@ -149,12 +153,20 @@ class AlibiWorker:
         return self._errors.read()[-800:].strip() or "without a word"
 
 
-def _command(engine: str) -> list[str]:
+def _interpreter(engine: str) -> list[str]:
+    if ready := os.environ.get(PYTHON_ENV):
+        if shutil.which(ready) is None:
+            raise AlibiMissing(engine, f"{PYTHON_ENV}={ready}", "it must name a Python that has alibi-detect")
+        return [ready]
     uv = find_uv()
     if uv is None:
-        raise AlibiMissing(engine, "uv", "install it (https://docs.astral.sh/uv)")
+        raise AlibiMissing(engine, "uv", f"install it (https://docs.astral.sh/uv), set {PYTHON_ENV}")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    command = [uv, "run", "--quiet", "--no-project", "--frozen", "--python", python, "--script", str(WORKER)]
+    return [uv, "run", "--quiet", "--no-project", "--frozen", "--python", python, "--script"]
+
+
+def _command(engine: str) -> list[str]:
+    command = [*_interpreter(engine), str(WORKER)]
     if engine != "alibi-mmd":
         return command
     found = find_spec("torch")

@@ -114,7 +114,28 @@ def test_the_worker_ends_when_its_parent_is_killed(environment: None) -> None:
         parent.stdout.close()
 
 
+@pytest.mark.alibi
+def test_an_environment_that_is_there_is_taken(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv = find_uv()
+    assert uv is not None
+    command = [uv, "python", "find", "--script", str(alibi.WORKER)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    monkeypatch.setenv(alibi.PYTHON_ENV, found.stdout.strip())
+    monkeypatch.setattr(alibi, "find_uv", lambda: None)
+    config = MonitorConfig.model_validate({"engine": "alibi-cvm", "seed": 1})
+    detector = AlibiDetector.fit(draw(100, 0), config, run_length=50, window=WINDOW)
+    detector.close()
+    assert detector.threshold() > 0
+
+
+def test_an_environment_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(alibi.PYTHON_ENV, "/nowhere/python3")
+    with pytest.raises(AlibiMissing, match="EVERLOOP_ALIBI_PYTHON=/nowhere/python3"):
+        AlibiWorker("alibi-cvm")
+
+
 def test_a_missing_uv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(alibi.PYTHON_ENV, raising=False)
     monkeypatch.setattr(alibi, "find_uv", lambda: None)
     with pytest.raises(AlibiMissing, match="'alibi-cvm' needs uv: install it"):
         AlibiWorker("alibi-cvm")
