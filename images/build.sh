@@ -22,6 +22,13 @@ for role in "${roles[@]}"; do
   arguments=(--build-arg "BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}" --build-arg "VERSION=$tag")
   case $role in
     ray) arguments+=(--build-arg "ACCELERATOR=${ACCELERATOR:-cpu}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" --build-arg "EXTRAS=${EXTRAS:-minio}") ;;
+    ray-vllm)
+      if ! "$docker" image inspect "$registry/ray:$tag" >/dev/null 2>&1; then
+        echo "ray-vllm stands on $registry/ray:$tag, which is not there: build ray before it" >&2
+        exit 2
+      fi
+      arguments+=(--build-arg "RAY_IMAGE=$registry/ray:$tag")
+      ;;
   esac
   "$docker" build --quiet -f "images/$role/Dockerfile" "${arguments[@]}" -t "$registry/$role:$tag" . >/dev/null
   "$docker" run --rm --network none --entrypoint cat "$registry/$role:$tag" /usr/share/sbom/everloop.cdx.json >"build/sbom/$role.cdx.json"

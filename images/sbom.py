@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-PYTHON_FOLDERS = ("/app/.venv", "/opt/venv")
+PYTHON_FOLDERS = ("/app/.venv", "/opt/venv", "/opt/drift")
 NODE_FOLDERS = ("/opt/n8n/app/node_modules",)
 
 

@@ -32,6 +32,8 @@ def test_every_profile_passes_the_strict_lint(helm: Helm, profile: str) -> None:
         ("ray.workers.cpu.maxReplicas=none", "maxReplicas"),
         ("minio.resources.requests.memory=lots", "memory"),
         ("prometheus.retention=long", "retention"),
+        ("ray.image=cuda", "image"),
+        ("drift.size=much", "size"),
     ],
 )
 def test_the_schema_refuses_and_names_the_key(helm: Helm, change: str, said: str) -> None:

@@ -15,7 +15,7 @@ SECRET = re.compile(r"(?i)\b(ARG|ENV)\s+\w*(password|secret|token|api_?key)\w*")
 def test_there_is_an_image_for_each_role_of_the_chart() -> None:
     schema = json.loads((IMAGES.parent / "charts" / "everloop" / "values.schema.json").read_text())
     described = schema["properties"]["images"]["properties"]["overrides"]["description"]
-    named = set(re.findall(r"[a-z0-9]+", described.partition(":")[2]))
+    named = set(re.findall(r"[a-z0-9-]+", described.partition(":")[2]))
     assert named <= set(ROLES)
 
 

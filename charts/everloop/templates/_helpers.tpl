@@ -201,15 +201,17 @@ spec:
 {{- end -}}
 
 {{- define "everloop.rayContainer" -}}
-image: {{ include "everloop.image" (list . "ray") }}
+image: {{ include "everloop.image" (list . .Values.ray.image) }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
 securityContext:
   {{- include "everloop.containerSecurity" . | nindent 2 }}
 env:
   {{- include "everloop.loopEnv" . | nindent 2 }}
+  {{- include "everloop.driftEnv" . | nindent 2 }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: shared-mem, mountPath: /dev/shm}
+  {{- include "everloop.driftMount" . | nindent 2 }}
   {{- if .isHead }}
   - {name: config, mountPath: /etc/everloop, readOnly: true}
   {{- end }}
@@ -225,6 +227,40 @@ lifecycle:
   emptyDir: {sizeLimit: {{ .Values.ray.tmpSize }}}
 - name: shared-mem
   emptyDir: {medium: Memory, sizeLimit: {{ .Values.ray.sharedMemorySize }}}
+{{- if .Values.drift.enabled }}
+- name: drift
+  emptyDir: {sizeLimit: {{ .Values.drift.size }}}
+{{- end }}
+{{- end -}}
+
+{{/* alibi-detect: a step starts it as a process of its own, so it must lie in the same container. */}}
+{{- define "everloop.driftInit" -}}
+{{- if .Values.drift.enabled }}
+initContainers:
+  - name: drift
+    image: {{ include "everloop.image" (list . "drift") }}
+    imagePullPolicy: {{ .Values.images.pullPolicy }}
+    command: [cp, -r, --preserve=mode,timestamps,links, /opt/drift/., /copy/]
+    securityContext:
+      {{- include "everloop.containerSecurity" . | nindent 6 }}
+    resources:
+      {{- toYaml .Values.drift.resources | nindent 6 }}
+    volumeMounts:
+      - {name: drift, mountPath: /copy}
+{{- end }}
+{{- end -}}
+
+{{- define "everloop.driftEnv" -}}
+{{- if .Values.drift.enabled -}}
+- {name: EVERLOOP_ALIBI_PYTHON, value: /opt/drift/bin/python3}
+- {name: NUMBA_CACHE_DIR, value: /tmp/numba}
+{{- end -}}
+{{- end -}}
+
+{{- define "everloop.driftMount" -}}
+{{- if .Values.drift.enabled -}}
+- {name: drift, mountPath: /opt/drift, readOnly: true}
+{{- end -}}
 {{- end -}}
 
 {{- define "everloop.headConfig" -}}
