@@ -87,12 +87,12 @@ def overview(api: LoopApi, access: Access, reader: Principal) -> Overview:
         Question("read_release", resources.release(view.alias, team=view.facts.team, protected=view.facts.protected))
         for view in aliases
     ]
-    answers = access.authorizer.decide_each(reader, questions) if questions else []
-    allowed = tuple(view for view, answer in zip(aliases, answers, strict=True) if answer.allowed)
+    shown_aliases = access.authorizer.select(reader, questions, of="aliases")
+    allowed = tuple(view for view, is_shown in zip(aliases, shown_aliases, strict=True) if is_shown)
     outbox = api.outbox()
     undelivered, dead = (
-        tuple(visible(api, access, reader, list(events.values())[-MAX_EVENTS:]))
-        for events in (outbox.pending, outbox.dead)
+        tuple(visible(api, access, reader, list(events.values())[-MAX_EVENTS:], of=of))
+        for of, events in (("pending events", outbox.pending), ("dead events", outbox.dead))
     )
     return Overview(runs, pending, allowed, max(len(summaries) - MAX_RUNS, 0), undelivered, dead)
 
@@ -130,8 +130,8 @@ def _visible(api: LoopApi, access: Access, reader: Principal, summaries: Sequenc
         )
         for summary, facts in known
     ]
-    answers = access.authorizer.decide_each(reader, questions) if questions else []
-    return [summary for (summary, _), answer in zip(known, answers, strict=True) if answer.allowed]
+    answers = access.authorizer.select(reader, questions, of="runs")
+    return [summary for (summary, _), is_shown in zip(known, answers, strict=True) if is_shown]
 
 
 def _told(steps: Sequence[StepView]) -> list[StepView]:

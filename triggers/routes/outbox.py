@@ -27,21 +27,25 @@ def show(request: Request, caller: Caller) -> OutboxOut:
     access: Access = request.app.state.access
     state = api.outbox()
     pending, dead, delivered = (
-        [EventOut.of(event) for event in visible(api, access, caller, events)]
-        for events in (state.pending.values(), state.dead.values(), state.recent[: -MAX_DELIVERED - 1 : -1])
+        [EventOut.of(event) for event in visible(api, access, caller, events, of=of)]
+        for of, events in (
+            ("all pending events", state.pending.values()),
+            ("all dead events", state.dead.values()),
+            ("delivered events", state.recent[: -MAX_DELIVERED - 1 : -1]),
+        )
     )
     return OutboxOut(pending=pending, dead=dead, delivered=delivered)
 
 
-def visible(api: LoopApi, access: Access, reader: Principal, events: Iterable[Event]) -> list[Event]:
+def visible(api: LoopApi, access: Access, reader: Principal, events: Iterable[Event], *, of: str) -> list[Event]:
     """The events that somebody may see: about a run, who may see the run; about an alias, who may see its release; all
     others, who may see the metrics.
     """
     found = list(events)
     if not found:
         return []
-    answers = access.authorizer.decide_each(reader, [_question(api, event) for event in found])
-    return [event for event, answer in zip(found, answers, strict=True) if answer.allowed]
+    shown = access.authorizer.select(reader, [_question(api, event) for event in found], of=of)
+    return [event for event, is_shown in zip(found, shown, strict=True) if is_shown]
 
 
 def _question(api: LoopApi, event: Event) -> Question:

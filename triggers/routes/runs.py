@@ -55,10 +55,8 @@ def list_runs(request: Request, caller: Caller) -> RunsOut:
     if not summaries:
         return RunsOut(runs=[])
     questions = [Question("read_run", resource_of(found.run_id, api.facts(found.run_id))) for found in summaries]
-    decisions = access.authorizer.decide_each(caller, questions)
-    return RunsOut(
-        runs=[RunOut.of(found) for found, answer in zip(summaries, decisions, strict=True) if answer.allowed]
-    )
+    shown = access.authorizer.select(caller, questions, of="runs")
+    return RunsOut(runs=[RunOut.of(found) for found, is_shown in zip(summaries, shown, strict=True) if is_shown])
 
 
 @router.get("/{run_id}")

@@ -7,10 +7,12 @@ attribute is an error too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -31,6 +33,11 @@ OBSERVING = frozenset(
     {"read_run", "read_approval", "read_release", "read_model", "read_dataset", "read_metrics", "call_endpoint"}
 )
 _MAX_ENTITIES = 1024
+_MAX_ANSWERS = 8192
+LISTED_AGAIN_S = 3600.0
+"""A listing that shows the same to the same principal is written to the audit log once in this time."""
+
+_MAX_LISTINGS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,14 @@ class Question:
 
 
 class _InForce:
-    """A policy set, and the entities that were asked about lately: parsing them takes half the time of a decision."""
+    """A policy set, and the entities that were asked about lately: parsing them takes half the time of a decision.
+    What listings ask again and again is answered once: nothing but the question and the policies decides.
+    """
 
     def __init__(self, policy_set: PolicySet) -> None:
         self.policy_set = policy_set
         self.entities = lru_cache(maxsize=_MAX_ENTITIES)(self._parse)
+        self.answers: OrderedDict[str, Decision] = OrderedDict()
 
     def _parse(self, text: str) -> Any:
         return cedarpy.Entities.from_json_str(text, self.policy_set.schema)
@@ -106,6 +116,8 @@ class Authorizer:
         self._folders = tuple(folders)
         self._schema_path = schema_path
         self._reloading = threading.Lock()
+        self._listing = threading.Lock()
+        self._listed: OrderedDict[tuple[str, str, str], tuple[str, float]] = OrderedDict()
         self._seen = self._fingerprint()
         self._in_force = _InForce(load_policies(self._folders, schema_path))
 
@@ -151,6 +163,41 @@ class Authorizer:
         )
         self._auditor.record(entries, durable=durable)
         return decisions
+
+    def select(self, principal: Principal, questions: Sequence[Question], *, of: str) -> list[bool]:
+        """Which of many things a listing may show to a principal.
+
+        One entry for each action says how many were asked about, shown and held back, not one for each thing: who looks
+        every few seconds would fill the audit log. A listing that shows the same as the last one is written again only
+        after `LISTED_AGAIN_S`. To act on a single thing is asked, and written down, by `check`.
+
+        Args:
+            principal: Who looks.
+            questions: One for each thing.
+            of: What is listed, for the audit log.
+
+        Raises:
+            AuditUnavailable: The answer could not be written, so there is none.
+        """
+        in_force = self._in_force
+        with self._listing:
+            decisions = [_answered_once(in_force, principal, question) for question in questions]
+            news = {}
+            for action in sorted({question.action for question in questions}):
+                pairs = [pair for pair in zip(questions, decisions, strict=True) if pair[0].action == action]
+                key, mark = (principal.subject, action, of), _mark(in_force.policy_set, principal, pairs)
+                before, at = self._listed.get(key, ("", 0.0))
+                if before != mark or time.monotonic() - at >= LISTED_AGAIN_S:
+                    news[key] = mark, _listing_entry(in_force.policy_set, principal, action, of, pairs)
+            entries = [entry for _, entry in news.values()]
+            if entries:
+                self._auditor.record(entries, durable=any("errors" in entry for entry in entries))
+            for key, (mark, _) in news.items():
+                self._listed[key] = mark, time.monotonic()
+                self._listed.move_to_end(key)
+            while len(self._listed) > _MAX_LISTINGS:
+                self._listed.popitem(last=False)
+        return [decision.allowed for decision in decisions]
 
     def reload_if_changed(self) -> bool:
         """Loads the files again if one of them changed. Wrong ones leave the old set in force, in `reload_error` and in
@@ -220,6 +267,17 @@ def _evaluate(in_force: _InForce, principal: Principal, question: Question) -> D
         return Decision(allowed=False, errors=(f"{type(error).__name__}: {error}"[:500],))
 
 
+def _answered_once(in_force: _InForce, principal: Principal, question: Question) -> Decision:
+    key = json.dumps([question.action, principal.entity(), question.resource.entity(), dict(question.context)])
+    known = in_force.answers.get(key)
+    if known is None:
+        known = in_force.answers[key] = _evaluate(in_force, principal, question)
+    in_force.answers.move_to_end(key)
+    while len(in_force.answers) > _MAX_ANSWERS:
+        in_force.answers.popitem(last=False)
+    return known
+
+
 def _without_entities(error: str) -> str:
     """Cedar repeats the whole entities in front of the reason; the reason is enough."""
     return error.rsplit("]: ", 1)[-1][:500]
@@ -240,4 +298,32 @@ def _entry(policy_set: PolicySet, principal: Principal, question: Question, deci
         entry["context"] = dict(question.context)
     if decision.errors:
         entry["errors"] = list(decision.errors)
+    return entry
+
+
+def _mark(policy_set: PolicySet, principal: Principal, pairs: Sequence[tuple[Question, Decision]]) -> str:
+    """The same for two listings in which the same things were shown and held back by the same policies."""
+    answers = [(question.resource.subject, answer.allowed) for question, answer in pairs]
+    return hashlib.sha256(json.dumps([policy_set.digest, principal.entity(), answers]).encode()).hexdigest()
+
+
+def _listing_entry(
+    policy_set: PolicySet, principal: Principal, action: str, of: str, pairs: Sequence[tuple[Question, Decision]]
+) -> dict[str, Any]:
+    num_shown = sum(answer.allowed for _, answer in pairs)
+    entry: dict[str, Any] = {
+        "at": time.time(),
+        "event": "listed",
+        "principal": principal.subject,
+        "roles": list(principal.roles),
+        "action": action,
+        "of": of,
+        "asked": len(pairs),
+        "shown": num_shown,
+        "held_back": len(pairs) - num_shown,
+        "policies_digest": policy_set.digest[:16],
+    }
+    errors = sorted({error for _, answer in pairs for error in answer.errors})
+    if errors:
+        entry["errors"] = errors[:3]
     return entry

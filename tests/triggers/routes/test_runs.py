@@ -79,6 +79,19 @@ def test_the_list_holds_what_the_caller_may_see(door: Any) -> None:
     assert door.send(ADAM, "GET", "/v1/runs").json() == {"runs": []}
 
 
+def test_looking_at_the_list_again_and_again_does_not_fill_the_audit_log(door: Any) -> None:
+    for _ in range(5):
+        started(door)
+    before = len(door.audited())
+    for _ in range(50):
+        assert door.send(ADAM, "GET", "/v1/runs").json() == {"runs": []}
+        door.send(ADAM, "GET", "/v1/outbox")
+    new = door.audited()[before:]
+    assert [(entry["event"], entry["of"], entry["asked"], entry["held_back"]) for entry in new] == [
+        ("listed", "runs", 5, 5)
+    ]
+
+
 def test_a_run_is_shown_with_what_it_waits_for(door: Any) -> None:
     run_id = started(door)
     shown = door.send(VIC, "GET", f"/v1/runs/{run_id}").json()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from workflows.access import (
     Denied,
     PolicyError,
     Principal,
+    Question,
     Resource,
     resources,
     step_principal,
@@ -392,3 +394,64 @@ def test_a_decision_takes_less_than_200_microseconds_of_processor_time(authorize
 
     times = [round_s() for _ in range(8)]
     assert min(times) < 200e-6, [f"{seconds * 1e6:.0f} us" for seconds in times]
+
+
+class TestListings:
+    RUNS = tuple(resources.run(f"r{n}", team=TEAM if n % 3 else "ads", authors=[]) for n in range(9))
+
+    def look(self, authorizer: Authorizer, who: Principal, runs: Sequence[Resource] = RUNS) -> list[bool]:
+        return authorizer.select(who, [Question("read_run", run) for run in runs], of="runs")
+
+    def test_they_show_what_a_single_question_permits(self, authorizer: Authorizer) -> None:
+        for who in PRINCIPALS.values():
+            assert self.look(authorizer, who) == [authorizer.decide(who, "read_run", run).allowed for run in self.RUNS]
+
+    def test_one_entry_says_how_many_were_shown_and_held_back(self, authorizer: Authorizer, auditor: Any) -> None:
+        assert self.look(authorizer, person("viewer")).count(True) == 6
+        (entry,) = auditor.entries
+        told = {name: entry[name] for name in ("event", "principal", "action", "of", "asked", "shown", "held_back")}
+        assert told == {
+            "event": "listed", "principal": "Person::ann", "action": "read_run", "of": "runs", "asked": 9, "shown": 6,
+            "held_back": 3,
+        }  # fmt: skip
+
+    def test_a_thousand_looks_at_the_same_are_one_entry(
+        self, authorizer: Authorizer, auditor: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for _ in range(1000):
+            self.look(authorizer, person("viewer"))
+        assert len(auditor.entries) == 1
+        self.look(authorizer, person("viewer"), self.RUNS[:5])
+        self.look(authorizer, person("viewer", name="bob"), self.RUNS[:5])
+        self.look(authorizer, person(), self.RUNS[:5])
+        assert [entry["held_back"] for entry in auditor.entries] == [3, 2, 2, 5]
+        monkeypatch.setattr("workflows.access.authorizer.LISTED_AGAIN_S", 0.0)
+        self.look(authorizer, person(), self.RUNS[:5])
+        assert len(auditor.entries) == 5
+
+    def test_what_is_not_written_down_is_not_shown_and_is_tried_again(
+        self, authorizer: Authorizer, auditor: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: Any, **__: Any) -> None:
+            raise AuditUnavailable("audit/x", "away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(auditor, "record", away)
+            with pytest.raises(AuditUnavailable):
+                self.look(authorizer, person("viewer"))
+        self.look(authorizer, person("viewer"))
+        assert len(auditor.entries) == 1
+
+    def test_changed_policies_answer_anew(self, auditor: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "policies"
+        shutil.copytree(TEAM_POLICIES, folder)
+        authorizer = Authorizer(auditor, (folder,))
+        assert self.look(authorizer, person("viewer")).count(True) == 6
+        (folder / "none.cedar").write_text('@id("none") forbid (principal, action, resource);')
+        assert authorizer.reload_if_changed()
+        assert self.look(authorizer, person("viewer")).count(True) == 0
+
+    def test_an_error_is_a_no_and_is_told(self, authorizer: Authorizer, auditor: Any) -> None:
+        assert authorizer.select(person("viewer"), [Question("no_such_action", RUN)], of="runs") == [False]
+        assert auditor.entries[0]["errors"]
+        assert auditor.durable == [True]
