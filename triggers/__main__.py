@@ -32,9 +32,10 @@ from workflows.access import (
     Approvals,
     AuditLog,
     Authorizer,
+    FollowedDirectory,
+    Principals,
     Redactor,
     StoredSeenIds,
-    load_directory,
     redact_handlers,
     signing_key,
 )
@@ -95,13 +96,14 @@ def opened(settings: Settings) -> Iterator[FastAPI]:
     state = settings.state or state_folder(settings.storage) / "door"
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = Engine(settings.storage)
-    if settings.principals is not None:
-        directory = load_directory(settings.principals)
-    else:
-        directory = local_directory(settings.storage, state / "api.key")
     default_policies = (TEAM_POLICIES,) if settings.principals else (TEAM_POLICIES, LOCAL_POLICIES)
     audit = AuditLog(engine.store, f"door-{socket.gethostname()}", signing_key(state / "audit.key"))
     try:
+        directory: Principals
+        if settings.principals is not None:
+            directory = FollowedDirectory(settings.principals, audit.event)
+        else:
+            directory = local_directory(settings.storage, state / "api.key")
         authorizer = Authorizer(audit, settings.policies or default_policies)
         drivers = Drivers(settings.storage, state / "runs")
         loop = DurableLoop(Loop(settings.storage, engine=engine), directory, settings.aliases, drivers.launch)

@@ -26,6 +26,7 @@ from workflows.access import (
     Authorizer,
     Directory,
     Principal,
+    Principals,
     SeenIds,
     WebhookRefused,
     WebhookSecret,
@@ -43,7 +44,7 @@ MIN_SECRET_CHARS = 32
 class Access:
     """What the door needs of access control."""
 
-    directory: Directory
+    directory: Principals
     authorizer: Authorizer
     audit: AuditLog
     approvals: Approvals

@@ -15,7 +15,7 @@ from triggers.loop_api import AliasView, InvalidRequest, NotStarted, RunFacts, S
 from triggers.overrides import overridden, recipe_config
 from triggers.run_facts import FactsOfRuns
 from triggers.settings import AliasSettings
-from workflows.access import ApprovalDecision, Directory
+from workflows.access import ApprovalDecision, Principals
 from workflows.api import Loop, NotAdmitted
 from workflows.configs import PipelineConfig, changed, load
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
@@ -43,7 +43,7 @@ class DurableLoop:
     def __init__(
         self,
         loop: Loop,
-        directory: Directory,
+        directory: Principals,
         aliases: Mapping[str, AliasSettings],
         launch: Callable[[str], object],
     ) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from triggers.loop_api import RunFacts
-from workflows.access import Directory
+from workflows.access import Principals
 from workflows.configs import PipelineConfig
 from workflows.engine import Engine, RunNotFound
 from workflows.run_facts import authors
 
 
 class FactsOfRuns:
-    """Facts by run. Record 0 of a run never changes, so each is read once."""
+    """Facts by run. Record 0 of a run never changes, so each is read once; whose an alias is may change."""
 
-    def __init__(self, engine: Engine, directory: Directory) -> None:
+    def __init__(self, engine: Engine, directory: Principals) -> None:
         self._engine = engine
         self._directory = directory
-        self._known: dict[str, RunFacts] = {}
+        self._known: dict[str, tuple[str, str, tuple[str, ...]]] = {}
 
     def of_config(self, config: PipelineConfig, run_authors: tuple[str, ...] = ()) -> RunFacts:
         """The facts of a run with that config."""
@@ -36,5 +36,6 @@ class FactsOfRuns:
             config = self._engine.config(run_id)
             if not isinstance(config, PipelineConfig):
                 raise RunNotFound(run_id, self._engine.store.uri)
-            self._known[run_id] = self.of_config(config, authors(self._engine, run_id, config.deploy.alias))
-        return self._known[run_id]
+            alias = config.deploy.alias
+            self._known[run_id] = alias, config.recipe, authors(self._engine, run_id, alias)
+        return self.of_alias(*self._known[run_id])

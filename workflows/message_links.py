@@ -16,7 +16,15 @@ from typing import Any
 from urllib.parse import quote
 
 from workflows import run_facts
-from workflows.access import LOCAL_POLICIES, TEAM_POLICIES, Approvals, Authorizer, Directory, load_directory
+from workflows.access import (
+    LOCAL_POLICIES,
+    TEAM_POLICIES,
+    Approvals,
+    Authorizer,
+    Directory,
+    FollowedDirectory,
+    Principals,
+)
 from workflows.access.approvals import DEFAULT_EXPIRES_S
 from workflows.access.errors import AuditUnavailable
 from workflows.engine import Engine, RunNotFound
@@ -42,7 +50,7 @@ class MessageLinks:
     def __init__(self, engine: Engine, public_url: str, principals: Path | None = None) -> None:
         self._engine = engine
         self._public_url = public_url.rstrip("/")
-        self._directory = load_directory(principals) if principals else Directory()
+        self._directory: Principals = FollowedDirectory(principals) if principals else Directory()
         folders = (TEAM_POLICIES,) if principals else (TEAM_POLICIES, LOCAL_POLICIES)
         self._approvals = Approvals(engine.store, Authorizer(_Unwritten(), folders), _not_here)
         self._tokens: dict[str, str] = {}

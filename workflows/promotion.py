@@ -94,7 +94,7 @@ class PromotionGate:
     def _engine(self) -> Engine:
         return Engine(self._storage)
 
-    @cached_property
+    @property
     def _directory(self) -> Directory:
         from workflows.access import load_directory
 

@@ -11,13 +11,13 @@ from workflows.engine import Engine, RunNotFound
 from workflows.log import LogError
 
 if TYPE_CHECKING:
-    from workflows.access import Directory, Resource
+    from workflows.access import Principals, Resource
 
 MAX_ANCESTORS = 16
 """Forks of forks are followed so far back."""
 
 
-def new_run(config: PipelineConfig, directory: Directory, run_id: str | None, author: str) -> Resource:
+def new_run(config: PipelineConfig, directory: Principals, run_id: str | None, author: str) -> Resource:
     """A run that is not there yet."""
     from workflows.access import resources
 
@@ -26,7 +26,7 @@ def new_run(config: PipelineConfig, directory: Directory, run_id: str | None, au
     return resources.run(run_id or "new", team=team, authors=[author], recipe=config.recipe, alias=alias)
 
 
-def known_run(engine: Engine, directory: Directory, run_id: str) -> Resource:
+def known_run(engine: Engine, directory: Principals, run_id: str) -> Resource:
     """A run of the storage. One whose beginning cannot be read belongs to no team: its owner or an admin decides.
 
     Raises:
@@ -47,7 +47,7 @@ def known_run(engine: Engine, directory: Directory, run_id: str) -> Resource:
     )
 
 
-def gate(engine: Engine, directory: Directory, run_id: str, name: str) -> Resource:
+def gate(engine: Engine, directory: Principals, run_id: str, name: str) -> Resource:
     """An approval that a run waits for.
 
     Raises:

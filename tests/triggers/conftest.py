@@ -29,6 +29,7 @@ from workflows.access import (
     Authorizer,
     Directory,
     Principal,
+    Principals,
     StoredSeenIds,
     key_digest,
     signing_key,
@@ -205,7 +206,7 @@ class Door:
 def open_door(tmp_path: Path) -> Iterator[Callable[..., Door]]:
     opened: list[tuple[TestClient, AuditLog]] = []
 
-    def open_it(**settings: Any) -> Door:
+    def open_it(*, followed: Callable[[Directory, AuditLog], Principals] | None = None, **settings: Any) -> Door:
         loop = FakeLoop()
         api: LoopApi = loop
         uri = f"file://{tmp_path}/storage-{len(opened)}"
@@ -213,7 +214,8 @@ def open_door(tmp_path: Path) -> Iterator[Callable[..., Door]]:
         audit = AuditLog(store, "door", signing_key(tmp_path / "audit.key"))
         authorizer = Authorizer(audit)
         keys = {subject: f"elk_{subject}" + "k" * 30 for subject in PRINCIPALS}
-        directory = Directory(PRINCIPALS, {key_digest(key): subject for subject, key in keys.items()})
+        known = Directory(PRINCIPALS, {key_digest(key): subject for subject, key in keys.items()})
+        directory: Principals = followed(known, audit) if followed else known
         verifiers = webhook_verifiers({"Service::n8n": (WEBHOOK_SECRET,)}, StoredSeenIds(store))
         access = Access(directory, authorizer, audit, Approvals(store, authorizer, loop.decide), verifiers)
         app = create_app(Settings(storage=uri, **{"follow_poll_s": 0.01, **settings}), api, access)

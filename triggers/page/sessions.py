@@ -12,7 +12,7 @@ import hmac
 import secrets
 import time
 
-from workflows.access import Directory, Principal, key_digest
+from workflows.access import Principal, Principals, key_digest
 
 COOKIE = "everloop_session"
 LIFETIME_S = 12 * 3600.0
@@ -26,7 +26,7 @@ class Sessions:
         directory: Who there is.
     """
 
-    def __init__(self, key: bytes, directory: Directory) -> None:
+    def __init__(self, key: bytes, directory: Principals) -> None:
         if len(key) < 32:
             raise ValueError(f"the session key has {len(key)} bytes, must have at least 32")
         self._key = key
@@ -48,8 +48,7 @@ class Sessions:
         digest, expires_at, _ = facts.split(".")
         if time.time() >= int(expires_at):
             return None
-        subject = self._directory.api_keys.get(digest)
-        return None if subject is None else self._directory.by_subject(subject)
+        return self._directory.by_key_digest(digest)
 
     def form_token(self, cookie: str) -> str:
         """What a form of that session must carry."""

@@ -27,10 +27,12 @@ def healthz() -> dict[str, str]:
 
 @router.get("/readyz", response_model=None)
 def readyz(request: Request) -> Response:
-    """The storage answers, and the policies in force are those in the files."""
+    """The storage answers, and the policies and principals in force are those in the files."""
     access: Access = request.app.state.access
     if access.authorizer.reload_error is not None:
         return problem(503, "not-ready", "the policy files are wrong; the old ones stay in force")
+    if access.directory.reload_error is not None:
+        return problem(503, "not-ready", "the file of principals is wrong; those before stay in force")
     try:
         request.app.state.api.check()
     except LogError as error:

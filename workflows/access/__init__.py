@@ -24,12 +24,14 @@ from workflows.access.errors import (
     UnknownToken,
     WebhookRefused,
 )
+from workflows.access.followed_directory import FollowedDirectory
 from workflows.access.policy_files import LOCAL_POLICIES, TEAM_POLICIES, PolicySet, load_policies
 from workflows.access.principals import (
     CLEARANCES,
     AliasRule,
     Directory,
     Principal,
+    Principals,
     key_digest,
     load_directory,
     local_person,
@@ -47,8 +49,8 @@ __all__ = [
     # decisions
     "Auditor", "Authorizer", "Decision", "Question", "PolicySet", "load_policies", "LOCAL_POLICIES", "TEAM_POLICIES",
     # who and what
-    "AliasRule", "CLEARANCES", "Directory", "Principal", "Resource", "key_digest", "load_directory", "local_person",
-    "new_api_key", "step_principal",
+    "AliasRule", "CLEARANCES", "Directory", "FollowedDirectory", "Principal", "Principals", "Resource", "key_digest",
+    "load_directory", "local_person", "new_api_key", "step_principal",
     # audit
     "AuditLog", "AuditReport", "Checkpoint", "Finding", "SigningKey", "VerifyingKey", "signing_key", "verify_audit",
     # approvals

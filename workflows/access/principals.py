@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 from urllib.parse import unquote, urlsplit
 
 from workflows.access.errors import PrincipalError
@@ -128,6 +128,26 @@ class AliasRule:
     protected: bool = False
 
 
+class Principals(Protocol):
+    """Who there is, as of now. `Directory` and `FollowedDirectory` are such."""
+
+    @property
+    def reload_error(self) -> PrincipalError | None:
+        """Why what stands in the file is not in force."""
+
+    def alias(self, name: str) -> AliasRule:
+        """What is known of an alias."""
+
+    def by_subject(self, subject: str) -> Principal | None:
+        """The principal of that name, or None."""
+
+    def by_api_key(self, key: str) -> Principal | None:
+        """Whose key this is, or None."""
+
+    def by_key_digest(self, digest: str) -> Principal | None:
+        """Whose key has this digest, or None."""
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """The principals of a team, and the aliases that are not everybody's.
@@ -142,6 +162,11 @@ class Directory:
     api_keys: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, AliasRule] = field(default_factory=dict)
 
+    @property
+    def reload_error(self) -> PrincipalError | None:
+        """None: it never changes."""
+        return None
+
     def alias(self, name: str) -> AliasRule:
         """What is known of an alias; one that is not named belongs to the team `local` and is not protected."""
         return self.aliases.get(name, AliasRule())
@@ -152,7 +177,11 @@ class Directory:
 
     def by_api_key(self, key: str) -> Principal | None:
         """Whose key this is, or None. The look-up is by digest, so its time tells nothing about the keys."""
-        subject = self.api_keys.get(key_digest(key))
+        return self.by_key_digest(key_digest(key))
+
+    def by_key_digest(self, digest: str) -> Principal | None:
+        """Whose key has this digest, or None."""
+        subject = self.api_keys.get(digest)
         return None if subject is None else self.principals.get(subject)
 
 
