@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,12 +18,14 @@ from triggers.run_facts import FactsOfRuns
 from triggers.settings import AliasSettings
 from workflows.access import ApprovalDecision, Principals
 from workflows.api import Loop, NotAdmitted
-from workflows.configs import PipelineConfig, changed, load
+from workflows.configs import ConfigError, PipelineConfig, changed, check_protected, load
 from workflows.engine import NoOutput, RunNotFound, RunOver, RunSummary, RunView, StepNotFound
 from workflows.engine.index import RunIndex
 from workflows.engine.state import OVER
 from workflows.log import list_logs
 from workflows.outbox import OutboxState, open_outbox, post_notice
+
+logger = logging.getLogger(__name__)
 
 PUSH_FROM = "train"
 """New code trains anew on the data and hyperparameters that the last good run found."""
@@ -176,6 +179,9 @@ class DurableLoop:
         try:
             config, parent = self._config_for(alias, source)
             started = self._admit(config, found, signals.run_id_of(found), parent=parent)
+        except InvalidRequest as refusal:
+            logger.warning("signal %s of %s starts nothing: %s", source, alias, refusal)
+            return SignalOutcome("suppressed", reason=str(refusal))
         except NotStarted as refusal:
             waits = any(found.key in pending.keys for pending in self._signals(alias).pending.values())
             return SignalOutcome("collected" if waits else "suppressed", reason=str(refusal))
@@ -222,10 +228,11 @@ class DurableLoop:
         parent: tuple[str, str] | None = None,
     ) -> Started:
         try:
+            check_protected(config, protected=self._facts.of_config(config).protected)
             begun = self._loop.start(config, found, run_id=run_id, override_by=override_by, fork_of=parent)
         except NotAdmitted as error:
             raise NotStarted(str(error)) from error
-        except StepNotFound as error:
+        except (ConfigError, StepNotFound) as error:
             raise InvalidRequest(str(error)) from error
         if not begun.merged:
             self._launch(begun.run_id)

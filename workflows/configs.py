@@ -274,6 +274,24 @@ def changed(
         raise ConfigError(_explained(error)) from error
 
 
+def check_protected(config: PipelineConfig, *, protected: bool) -> None:
+    """Returns if a run with this config may release what it makes, should it be good.
+
+    Args:
+        config: Of a run that is to be started.
+        protected: Whether its alias is.
+
+    Raises:
+        ConfigError: It could only stop before the release, hours later.
+    """
+    if protected and not config.approval.required:
+        alias = config.deploy.alias
+        raise ConfigError(
+            f"approval.required: must be true (it is false), because the alias {alias!r} is protected: what is "
+            "released under it needs a second person"
+        )
+
+
 def _recipe(name: str, values: Mapping[str, Any]) -> PipelineConfig:
     return PipelineConfig.model_validate({"recipe": name, **values})
 

@@ -25,7 +25,7 @@ from workflows.command_line import (
     default_storage,
     set_up_logging,
 )
-from workflows.configs import RECIPES, ConfigError, PipelineConfig, changed, load
+from workflows.configs import RECIPES, ConfigError, PipelineConfig, changed, check_protected, load
 from workflows.display import Display
 from workflows.engine import CodeChanged, Engine, EngineError, Plan, RunView
 from workflows.engine.head import state_folder, stop
@@ -155,9 +155,11 @@ def _begin(arguments: argparse.Namespace, loop: Loop, config: PipelineConfig | N
             ("fork_run", known_run(engine, directory, arguments.fork)),
             ("start_run", new_run(asked, directory, None, subject)),
         )
+        check_protected(asked, protected=directory.alias(asked.deploy.alias).protected)
         return loop.fork(arguments.fork, arguments.from_step, config, by=subject)
     assert config is not None, "only a resume has none"
     caller.require(("start_run", new_run(config, directory, arguments.run_id, subject)))
+    check_protected(config, protected=directory.alias(config.deploy.alias).protected)
     if arguments.source:
         asked_for, run_id = arguments.window, arguments.run_id
         return loop.start_once(config, arguments.source, window=asked_for, run_id=run_id, by=subject)

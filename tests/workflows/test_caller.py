@@ -130,6 +130,7 @@ class TestATeam:
 
     def test_starting_is_for_operators(self, shell: Shell) -> None:
         started = ("workflows.run", "--recipe", "nano", "--set", "deploy.alias=assistant", "--run-id", "new-1")
+        started += ("--set", "approval.required=true")
         code, said = shell(*started, who="bob")
         assert (code, "Person::bob may not start_run Run::new-1: no policy permits it" in said) == (2, True)
         assert Engine(shell.storage).list() == []
@@ -138,6 +139,18 @@ class TestATeam:
         assert code == 1
         assert "RAY_ADDRESS" in said
         assert [found.run_id for found in Engine(shell.storage).list()] == ["new-1"]
+
+    @pytest.mark.parametrize("wanted", [("--run-id", "new-1"), ("--source", "schedule", "--window", "w")])
+    def test_a_run_that_could_never_release_is_not_started(self, wanted: tuple[str, ...], shell: Shell) -> None:
+        code, said = shell("workflows.run", "--recipe", "nano", "--set", "deploy.alias=assistant", *wanted, who="ann")
+        assert code == 2
+        assert "approval.required: must be true (it is false), because the alias 'assistant' is protected" in said
+        assert Engine(shell.storage).list() == []
+
+    def test_a_fork_that_could_never_release_is_not_started(self, shell: Shell, run_id: str) -> None:
+        code, said = shell("workflows.run", "--fork", run_id, "--from", "tune", who="ann")
+        assert (code, "approval.required: must be true" in said) == (2, True)
+        assert [found.run_id for found in Engine(shell.storage).list()] == [run_id]
 
     def test_stopping_the_head_is_for_admins(self, shell: Shell) -> None:
         code, said = shell("workflows.run", "--down", who="ann")

@@ -260,3 +260,36 @@ def test_who_may_not_start_starts_nothing(subject: str, durable: Any) -> None:
     assert durable.send(subject, "POST", "/v1/runs", {"recipe": "nano"}).status_code == 403
     assert durable.audited()[-1]["decision"] == "deny"
     assert durable.loop.engine.list() == []
+
+
+class TestProtectedAliases:
+    RULE = "approval.required: must be true (it is false), because the alias 'nano' is protected"
+
+    def test_a_run_that_could_never_release_is_not_started(self, open_durable: Any) -> None:
+        durable = open_durable(protected=True)
+        answer = durable.send(OLGA, "POST", "/v1/runs", {"recipe": "nano"})
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-request")
+        assert self.RULE in answer.json()["detail"]
+        assert (durable.loop.engine.list(), durable.launched, durable.signals().active) == ([], [], None)
+        body = {"recipe": "nano", "overrides": {"approval.required": True}}
+        assert durable.send(OLGA, "POST", "/v1/runs", body).json()["outcome"] == "started"
+
+    def test_nor_is_a_fork(self, open_durable: Any) -> None:
+        durable = open_durable(protected=True)
+        run_id = durable.start(**{"approval.required": True})
+        durable.walk(run_id, *STEPS, then="succeeded")
+        path = f"/v1/runs/{run_id}/fork"
+        refused = durable.send(OLGA, "POST", path, {"from_step": "deploy", "overrides": {"approval.required": False}})
+        assert (refused.status_code, self.RULE in refused.json()["detail"]) == (422, True)
+        assert len(durable.loop.engine.list()) == 1
+
+    def test_a_signal_is_suppressed_with_the_reason(self, open_durable: Any) -> None:
+        durable = open_durable(protected=True)
+        signal = deliver(durable, alert()).json()["signals"][0]
+        assert (signal["outcome"], self.RULE in signal["reason"]) == ("suppressed", True)
+        assert durable.loop.engine.list() == []
+
+    def test_a_signal_starts_a_recipe_that_asks_for_approval(self, open_durable: Any) -> None:
+        settings = AliasSettings(recipe="nano", overrides=("approval.required=true",))
+        durable = open_durable(protected=True, alias=settings)
+        assert deliver(durable, alert()).json()["signals"][0]["outcome"] == "started"
