@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,12 +53,16 @@ class Sent:
         failed: Those not answered with 200.
         statuses: How many by status; 0 is no answer.
         outage_s: From the first failed one to the last.
+        slowest_s: The longest that one of them took.
+        reasons: How many by status and what was said.
     """
 
     total: int
     failed: int
     statuses: dict[int, int]
     outage_s: float
+    slowest_s: float
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ class Outside:
             statuses = [each["status"] for each in sent]
             outage_s = max(each["at"] for each in failed) - min(each["at"] for each in failed) if failed else 0.0
             counted = {status: statuses.count(status) for status in sorted(set(statuses))}
-            result.append(Sent(len(sent), len(failed), counted, outage_s))
+            reasons = Counter(f"{each['status']}: {each['why']}" for each in failed)
+            slowest_s = max(each["took_s"] for each in sent)
+            result.append(Sent(len(sent), len(failed), counted, outage_s, slowest_s, dict(reasons)))
 
     def _call(self, path: str, body: Any = None) -> Any:
         script = CALL.format(path=path, body=None if body is None else json.dumps(body).encode())

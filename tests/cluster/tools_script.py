@@ -40,9 +40,10 @@ class Load:
 
     def _send(self, url: str, headers: dict[str, str], body: bytes) -> None:
         at, began = time.time(), time.monotonic()
-        status = ask(url, headers, body)[0]
+        status, text = ask(url, headers, body)
+        sent = {"at": at, "status": status, "took_s": time.monotonic() - began}
         with self._lock:
-            self.sent.append({"at": at, "status": status, "took_s": time.monotonic() - began})
+            self.sent.append(sent if status == 200 else sent | {"why": text[:200]})
 
 
 def ask(url: str, headers: dict[str, str], body: bytes | None) -> tuple[int, Any]:
