@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from workflows.engine import Engine
 from workflows.engine.head import BROKER_ACCESS_KEY, BROKER_SECRET_KEY, state_folder
 from workflows.log import Store, StoreDenied, open_store
+from workflows.log.served_credentials import ray_secret
 from workflows.pipeline import connect
 from workflows.promotion import RELEASING, team_gate
 
@@ -97,7 +98,7 @@ class Grants:
         """Lives as long as the process; asked for after Ray is connected."""
         from workflows.access import CredentialDesk
 
-        return CredentialDesk(_host())
+        return CredentialDesk(_host(), ray_secret(os.environ))
 
 
 @contextmanager

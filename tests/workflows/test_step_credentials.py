@@ -19,7 +19,7 @@ from workflows.access.sts import TemporaryCredentials, assume_role
 from workflows.configs import load
 from workflows.engine import Engine
 from workflows.log import NotFound, StoreDenied, StoreUnavailable, open_store, stored_records
-from workflows.log.served_credentials import FULL_URI, TOKEN, ServedCredentials
+from workflows.log.served_credentials import FULL_URI, TICKET, TOKEN, ServedCredentials, cash_ticket, ray_secret
 from workflows.step_credentials import SERVING, Grants, open_engine
 
 ROOT = ("everloop", "everloop-tests")
@@ -221,6 +221,32 @@ class TestTheDesk:
                 with pytest.raises(StoreDenied, match="403"):
                     ServedCredentials(environment[FULL_URI], token)()
             assert served()["access_key_id"] == "key"
+
+    @pytest.mark.parametrize("place", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
+    def test_what_ray_writes_down_opens_nothing_without_rays_own_token(self, place: str, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("f" * 64 + "\n")
+        ray = {"RAY_AUTH_MODE": "token", place: str(tmp_path / "token") if place.endswith("PATH") else "f" * 64}
+        with CredentialDesk(secret=ray_secret(ray)) as desk:
+            told = desk.hand_out(self.credentials())
+            assert told[TOKEN] == ""
+            inside = ServedCredentials.from_environment(told | ray)
+            assert inside is not None
+            assert inside()["access_key_id"] == "key"
+            wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+            for environment in (told, told | wrong, told | {TOKEN: told[TICKET]}):
+                outside = ServedCredentials.from_environment(environment)
+                assert outside is not None
+                with pytest.raises(StoreDenied, match="403"):
+                    outside()
+            process = dict(told | ray)
+            cash_ticket(process)
+            assert process[TOKEN] == inside.token
+            cash_ticket(told)
+            assert told[TOKEN] == ""
+
+    def test_a_ray_that_asks_for_no_token_has_no_secret(self) -> None:
+        assert ray_secret({"RAY_AUTH_TOKEN": "f" * 64}) == ray_secret({"RAY_AUTH_MODE": "disabled"}) == b""
+        assert ray_secret({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no/such/file"}) == b""
 
     def test_no_token_is_good_after_the_runner(self) -> None:
         with CredentialDesk() as desk:

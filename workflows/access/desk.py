@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from workflows.access.credentials import StepCredentials
 from workflows.access.errors import CredentialError
-from workflows.log.served_credentials import ACCESS_KEY, FULL_URI, TOKEN
+from workflows.log.served_credentials import ACCESS_KEY, FULL_URI, TICKET, TOKEN, token_of
 
 PATH = "/v1/credentials"
 _log = logging.getLogger(__name__)
@@ -30,9 +30,12 @@ class CredentialDesk:
 
     Args:
         host: Address to listen on.
+        secret: What the processes with credentials know and nobody else: of Ray, which writes down all that it is told
+            to give them. Empty: they are given their tokens as they are.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", secret: bytes = b"") -> None:
+        self._secret = secret
         self._issued: dict[str, StepCredentials] = {}
         self._server = _Server((host, 0), _Handler, self)
         self._thread = threading.Thread(target=self._server.serve_forever, name="credential-desk", daemon=True)
@@ -41,11 +44,12 @@ class CredentialDesk:
 
     def hand_out(self, credentials: StepCredentials) -> dict[str, str]:
         """The environment of a process that may fetch these credentials; keys that it would inherit are emptied."""
-        token = secrets.token_urlsafe(32)
+        ticket = secrets.token_urlsafe(32)
+        token = token_of(ticket, self._secret) or ticket
         self._issued[_digest(token)] = credentials
         return {
             FULL_URI: self.url,
-            TOKEN: token,
+            **({TOKEN: "", TICKET: ticket} if self._secret else {TOKEN: token}),
             ACCESS_KEY: "",
             "AWS_SECRET_ACCESS_KEY": "",
             "AWS_SESSION_TOKEN": "",

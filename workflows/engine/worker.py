@@ -32,6 +32,7 @@ from workflows.engine.packing import pack
 from workflows.engine.step import Caught, resolve_step
 from workflows.log import JSON, BlobRef, Blobs, Buffer, Fenced, LogError, Store, decode, encode, failpoint, open_store
 from workflows.log.redaction import Redactor, environment_secrets, redact_handlers
+from workflows.log.served_credentials import cash_ticket
 
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
@@ -140,6 +141,7 @@ def redacted_logging() -> Redactor:
 def run_attempt(payload: bytes) -> bytes:
     """Runs an attempt; gives `{"kind", "value", "retryable"}` as JSON (see `schedule.Outcome`)."""
     attempt = Attempt(*pickle.loads(payload))  # noqa: S301 - from our own runner, over Ray's authenticated channel
+    cash_ticket(os.environ)
     store, blobs = storage_of(attempt.storage)
     blobs.next_attempt()
     context = Context(
