@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.team_round import TeamRound, team_round
 from workflows.engine import Engine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -119,3 +120,10 @@ def released(new_loop: Callable[[], Loop]) -> tuple[Loop, dict[str, Any]]:
     """A loop that has gone round once, and what its first run said."""
     made = new_loop()
     return made, made.run("--recipe", "nano")
+
+
+@pytest.fixture(scope="session")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamRound]:
+    """A team's round on MinIO, gone once for all tests that look at it."""
+    with team_round(tmp_path_factory.mktemp("team")) as made:
+        yield made
