@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from workflows.engine.errors import RunBusy, RunOver
+from workflows.engine.proc_stat import stat_of
 from workflows.engine.state import RunState
 from workflows.log import Draft, Fenced, NotFound, Store, StoreError
 
@@ -40,15 +41,11 @@ def identity() -> dict[str, Any]:
 
 
 def start_time(pid: int) -> int | None:
-    """Start of a process in clock ticks since boot: with the pid it names the process for good. None: no such process.
-
-    Field 22 of proc_pid_stat(5), counted behind the command name, which may hold spaces. A zombie counts as gone.
+    """Start of a process in clock ticks since boot: with the pid it names the process for good. None: no such process,
+    or a zombie.
     """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    found = stat_of(pid)
+    return None if found is None else found.started
 
 
 def _read(path: str) -> str:

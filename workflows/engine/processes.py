@@ -7,9 +7,9 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from workflows.engine.claims import start_time
+from workflows.engine.proc_stat import ProcStat, all_stats
 
 KILL_S = 5.0
 """Longest time that a killed process may take to be gone."""
@@ -19,22 +19,16 @@ _POLL_S = 0.05
 
 def descendants(pids: Iterable[int]) -> dict[int, int]:
     """Start time by pid of all children, and theirs."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(folder.name))
+    children: dict[int, list[ProcStat]] = {}
+    for process in all_stats():
+        children.setdefault(process.parent, []).append(process)
     found: dict[int, int] = {}
     stack = list(pids)
     while stack:
-        for pid in children.get(stack.pop(), ()):
-            at = start_time(pid)
-            if at is not None and pid not in found:
-                found[pid] = at
-                stack.append(pid)
+        for child in children.get(stack.pop(), ()):
+            if child.pid not in found:
+                found[child.pid] = child.started
+                stack.append(child.pid)
     return found
 
 

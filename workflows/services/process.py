@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workflows.engine.claims import start_time
+from workflows.engine.proc_stat import all_stats
 from workflows.engine.processes import end
 
 MARK = "EVERLOOP_SERVICE"
@@ -95,15 +96,7 @@ def members(folder: Path) -> dict[int, int]:
 
 def session_of(leader: int) -> dict[int, int]:
     """Start time by pid of the living processes of a session; its number is not used anew while one of them lives."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError, ValueError, IndexError):
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[3]) == leader and fields[0] != "Z":
-                found[int(entry.name)] = int(fields[19])
-    return found
+    return {process.pid: process.started for process in all_stats() if process.session == leader}
 
 
 def stop(folder: Path, grace_s: float) -> bool:
