@@ -12,11 +12,9 @@ from everloop.ray_jobs import RayJobs
 from tests.airflow_loop.fake_ray import FakeRay
 
 
-async def begin(fake: FakeRay, *, max_attempts: int = 5, has_failed: bool = False) -> Attempt:
+async def begin(fake: FakeRay, *, max_attempts: int = 5, **known: bool) -> Attempt:
     jobs = RayJobs(cast(Any, fake))
-    return await attach(
-        jobs, "r", "true", max_attempts=max_attempts, env_vars={"A": "1"}, metadata={"m": "x"}, has_failed=has_failed
-    )
+    return await attach(jobs, "r", "true", max_attempts=max_attempts, env_vars={"A": "1"}, metadata={"m": "x"}, **known)
 
 
 async def test_the_first_time_it_submits() -> None:
@@ -48,6 +46,14 @@ async def test_a_run_that_only_waits_needs_no_driver_until_it_has_failed() -> No
     fake.put("r-a0", "FAILED", 3)
     assert await begin(fake) == Attempt("r-a0", 0, is_new=False)
     assert await begin(fake, has_failed=True) == Attempt("r-a1", 1, is_new=True)
+
+
+async def test_a_round_that_was_suppressed_is_asked_for_again_when_its_task_is_cleared() -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "SUCCEEDED")
+    assert await begin(fake, never_began=True) == Attempt("r-a1", 1, is_new=True)
+    # Its driver is under way by then, and found again.
+    assert await begin(fake, never_began=True) == Attempt("r-a1", 1, is_new=False)
 
 
 async def test_two_that_submit_at_once_make_one_job() -> None:

@@ -187,6 +187,19 @@ async def test_a_run_that_has_succeeded_is_not_submitted_again(monkeypatch: pyte
     assert fake.submitted == []
 
 
+@pytest.mark.parametrize("door", ["everloop_door", None])
+async def test_a_task_that_was_skipped_asks_again_once_it_is_cleared(
+    door: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "SUCCEEDED")  # it said that the run was suppressed
+    operator = RayPipelineOperator(task_id="run", recipe="nano", storage="file:///s", door_conn_id=door)
+    found = await submitted(fake, operator, monkeypatch)
+    # Without a door nobody knows but the job, and what that did may not be done twice.
+    assert found == (Attempt("r-a1", 1, is_new=True) if door else Attempt("r-a0", 0, is_new=False))
+    assert len(fake.submitted) == (1 if door else 0)
+
+
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
 def test_a_dag_file_imports_in_a_second_without_ray(file: Path, tmp_path: Path) -> None:
     program = (

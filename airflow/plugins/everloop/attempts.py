@@ -46,6 +46,7 @@ async def attach(
     env_vars: Mapping[str, str],
     metadata: Mapping[str, str],
     has_failed: bool = False,
+    never_began: bool = False,
 ) -> Attempt:
     """Finds the job of the latest attempt, and submits the next one if that ended badly or there is none.
 
@@ -60,12 +61,14 @@ async def attach(
         env_vars: For the driver.
         metadata: For the dashboard.
         has_failed: Whether the run itself is known to have failed: then a driver that left it waiting is history.
+        never_began: Whether it is known that there is no such run: then a driver that is done was told that there was
+            not to be one, by a rest or a budget that may be over by now.
 
     Raises:
         TooManyAttempts: The latest one ended badly and was the last allowed.
     """
     number, latest = await _latest(jobs, workflow, max_attempts)
-    if latest is not None and _is_kept(latest, has_failed):
+    if latest is not None and _is_kept(latest, has_failed, never_began):
         return Attempt(latest.submission_id, number, is_new=False)
     if latest is not None:
         number += 1
@@ -87,6 +90,7 @@ async def _latest(jobs: RayJobs, workflow: str, max_attempts: int) -> tuple[int,
     return max_attempts - 1, latest
 
 
-def _is_kept(job: Job, has_failed: bool) -> bool:
+def _is_kept(job: Job, has_failed: bool, never_began: bool) -> bool:
     """Under way, done, or ended because only waits are left."""
-    return job.active or job.state == "SUCCEEDED" or (job.exit_code == WAITING and not has_failed)
+    is_done = job.state == "SUCCEEDED" and not never_began
+    return job.active or is_done or (job.exit_code == WAITING and not has_failed)

@@ -160,7 +160,7 @@ class RayJobOperator(BaseOperator):
     async def _find_or_submit(self, ti: Any, workflow: str) -> Attempt | Outcome:
         metadata = {"airflow_dag": ti.dag_id, "airflow_task": ti.task_id, "airflow_run": ti.run_id}
         deadline = time.monotonic() + min(SUBMIT_TIMEOUT_S, self.unreachable_timeout_s)
-        status = await self._run_status(workflow)
+        is_told, status = await self._run_status(workflow)
         if status is not None and (known := judge_run(status, workflow)) is not None and known.end != "failed":
             return known
         argv = self.argv() if status is None else self.resume_argv()
@@ -177,6 +177,7 @@ class RayJobOperator(BaseOperator):
                         env_vars=self.env_vars,
                         metadata=metadata,
                         has_failed=status is not None and status["status"] == "failed",
+                        never_began=is_told and status is None,
                     )
             except Unreachable as error:
                 if time.monotonic() > deadline:
@@ -184,16 +185,16 @@ class RayJobOperator(BaseOperator):
                 self.log.warning("%s; trying on", error)
                 await asyncio.sleep(SUBMIT_PAUSE_S)
 
-    async def _run_status(self, workflow: str) -> Mapping[str, Any] | None:
-        """Where the run stands by its own log, if the door is there to say so."""
+    async def _run_status(self, workflow: str) -> tuple[bool, Mapping[str, Any] | None]:
+        """Whether the door is there to say so, and where the run stands by its own log; None: there is no such run."""
         if self.door_conn_id is None:
-            return None
+            return False, None
         try:
             async with Http("the door", await find_by(self.door_conn_id)()) as http:
-                return await Door(http).run(workflow)
+                return True, await Door(http).run(workflow)
         except Unreachable as error:
             self.log.warning("%s; going by Ray alone", error)
-            return None
+            return False, None
 
     def _give(self, outcome: Outcome) -> Any:
         match outcome.end:
@@ -212,7 +213,8 @@ class RayPipelineOperator(RayJobOperator):
     """One round of the loop: `python -m workflows.run` as a Ray job.
 
     Gives the run's summary as JSON. A run that waits for a person is followed until it ends, and so is a run that this
-    one was merged into; a run that admission suppresses leaves the task skipped, with the reason.
+    one was merged into; a run that admission suppresses leaves the task skipped, with the reason; clearing that
+    task asks again.
 
     Args:
         recipe: A config by name.
