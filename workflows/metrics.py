@@ -28,6 +28,10 @@ from workflows.outbox import OutboxState, open_outbox
 FRESH_S = 5.0
 """Two looks within this time show the same."""
 
+RESTING = frozenset({"failed", "dead"})
+RESTING_AGAIN_S, MAX_RESTING_AGAIN_S = 20.0, 600.0
+"""When a run that has failed is asked after again, and at the latest: somebody may have resumed it, most never do."""
+
 ROUND_OUTCOMES = ("promoted", "rejected", "rolled_back", "held", "unchanged", "failed", "cancelled")
 _STATUS = {
     "created": "pending",
@@ -86,11 +90,14 @@ class RunWatch:
         self._store = store
         self._over: dict[str, RunLine] = {}
         self._open: dict[str, Log[RunLine]] = {}
+        self._resting: dict[str, tuple[float, float]] = {}  # when to ask again, and after how long
 
     def refresh(self) -> Mapping[str, RunLine]:
-        """The runs by id: one listing, and one read a run that is not over."""
+        """The runs by id: one listing, and one read a run that is under way; of one that has failed now and then."""
+        now = time.monotonic()
         for run_id in self._store.folders("runs"):
-            if run_id in self._over:
+            again_at, pause_s = self._resting.get(run_id, (0.0, RESTING_AGAIN_S / 2))
+            if run_id in self._over or now < again_at:
                 continue
             log = self._open.get(run_id)
             if log is None:
@@ -107,12 +114,17 @@ class RunWatch:
             if line.status in OVER:
                 self._over[run_id] = line
                 del self._open[run_id]
+            if line.status in RESTING:
+                pause_s = min(2 * pause_s, MAX_RESTING_AGAIN_S)
+                self._resting[run_id] = now + pause_s, pause_s
+            else:
+                self._resting.pop(run_id, None)
         return self._over | {run_id: log.state for run_id, log in self._open.items() if log.state.status}
 
     @property
     def unfinished(self) -> list[str]:
-        """Runs that are not over, as of the last refresh."""
-        return sorted(run_id for run_id, log in self._open.items() if log.state.status)
+        """Runs that are neither over nor have failed, as of the last refresh."""
+        return sorted(run_id for run_id, log in self._open.items() if log.state.status not in {"", *RESTING})
 
     def _ended(self, run_id: str) -> RunLine | None:
         """The line of a run that is over, from its first and last record alone; None if it is not."""
@@ -170,7 +182,9 @@ class LoopCollector(Collector):
             return self._runs.refresh()
 
     def unfinished_runs(self) -> list[str]:
-        """Runs that are not over: of ten thousand that were, a reconciler need not ask each whether it is due."""
+        """Runs that are neither over nor have failed. Of ten thousand that are, a reconciler need not ask each whether
+        it is due.
+        """
         with self._lock:
             self._runs.refresh()
             return self._runs.unfinished

@@ -33,6 +33,7 @@ from workflows.access import AccessError, Redactor, StoredSeenIds, environment_s
 from workflows.api import Loop, NotAdmitted
 from workflows.command_line import DONE, FAILED, WRONG_USE, add_common
 from workflows.engine import Engine, EngineError
+from workflows.engine.due import DueRuns
 from workflows.log import Log, LogError
 from workflows.message_links import MessageLinks
 from workflows.metrics import LoopCollector, RunLine
@@ -100,6 +101,7 @@ class Reconciler:
         self._engine = Engine(storage, connect=lambda: connect(storage))
         self._loop = Loop(storage, engine=self._engine)
         self._launch = launch or self._resume
+        self._due = DueRuns(self._engine)
         self._scanners: dict[str, Scanner] = {}
         settings = settings or OutboxSettings()
         self.dispatcher = Dispatcher(
@@ -201,7 +203,7 @@ class Reconciler:
     def _take_up(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         self._driven = {run_id: process for run_id, process in self._driven.items() if process.poll() is None}
         resumed, dead = [], []
-        for run_id in self._engine.due(among=self.loop_metrics.unfinished_runs()):
+        for run_id in self._due.look(self.loop_metrics.unfinished_runs()):
             if run_id in self._driven:
                 continue
             if self._engine.give_up(run_id):

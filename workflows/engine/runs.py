@@ -14,9 +14,9 @@ from typing import Any
 from workflows.engine import outsiders
 from workflows.engine.beginning import Beginning, beginning
 from workflows.engine.claims import holder
+from workflows.engine.due import DueRuns
 from workflows.engine.errors import InvalidRunId, NoOutput, RunNotFound, StepNotFound
 from workflows.engine.runner import Pace, may_be_pickled
-from workflows.engine.schedule import is_due
 from workflows.engine.state import RunFold, RunState
 from workflows.engine.telling import RunTeller
 from workflows.engine.view import RunSummary, RunView, summary_of, view_of
@@ -181,16 +181,7 @@ class Runs:
 
     def due(self, *, include_failed: bool = False, among: Iterable[str] | None = None) -> builtins.list[str]:
         """Runs that nobody drives and that have something to do; of all, or of some."""
-        now = self.store.now()
-        found = []
-        for summary in self.list(among=among):
-            if summary.status in {"pending", "running"} or (include_failed and summary.status == "failed"):
-                wanted = not summary.held
-            else:
-                wanted = summary.status == "parked" and is_due(self._fold, self._log(summary.run_id).state, now)
-            if wanted:
-                found.append(summary.run_id)
-        return found
+        return DueRuns(self).look(self.run_ids() if among is None else among, include_failed=include_failed)
 
     def wait(self, run_id: str, *, timeout_s: float) -> RunView:
         """Waits until a run that somebody else drives has ended or is parked.
