@@ -19,7 +19,7 @@ from tests.services.whole_set import WholeSet, kill, until, whole_set
 from workflows.engine.claims import start_time
 from workflows.services import process
 
-pytestmark = [pytest.mark.chaos, pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.chaos, pytest.mark.services, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 BACK_S = 300.0
 OVERRIDES = (
