@@ -251,7 +251,7 @@ def test_runs_attach_to_the_ray_head_that_up_starts(make_site: Callable[..., Any
     assert asked(f"{found.dashboard}/api/jobs/", key=Path(found.token_file).read_text().strip()) == []
     assert asked_storage(other, "serving/endpoint.json")["port"] == other.ports["endpoint"]
 
-    os.kill(max(map(int, found.processes)), signal.SIGKILL)
+    os.kill(max(map(int, found.essential)), signal.SIGKILL)
     eventually(lambda: other.statuses(ok=False)["ray"]["state"] == "died", "the death of the head")
     assert other.told("up", "--only", "ray")[0]["step"] == "started"
     assert other.told("down")["ray"] is True

@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -59,6 +59,8 @@ class Head:
         processes: Start time by pid, of all processes that were started for it.
         num_cpus: Logical CPUs.
         object_store_bytes: Size of its shared memory.
+        essential: Those of the processes without which it is none: its registry, the node's scheduler, and what answers
+            at `dashboard` if it has one. Records of before there was this field name none, and all count.
     """
 
     address: str
@@ -68,10 +70,16 @@ class Head:
     processes: Mapping[str, int]
     num_cpus: int = NUM_CPUS
     object_store_bytes: int = OBJECT_STORE_BYTES
+    essential: Mapping[str, int] = field(default_factory=dict)
 
     def alive(self) -> bool:
-        """Whether its processes run: those of this start, not others that happen to have their pids."""
-        return bool(self.processes) and all(start_time(int(pid)) == at for pid, at in self.processes.items())
+        """Whether its essential processes run: those of this start, not others that happen to have their pids.
+
+        Ray goes on without its log monitor or its autoscaler's monitor; whoever took that for the end of the head would
+        end all that it serves.
+        """
+        needed = self.essential or self.processes
+        return bool(needed) and all(start_time(int(pid)) == at for pid, at in needed.items())
 
 
 def state_folder(storage: str) -> Path:
@@ -223,6 +231,7 @@ def _start(state: Path, num_cpus: int, object_store_bytes: int, dashboard: bool,
         {str(pid): at for pid, at in _processes_below(temp_dir).items()},
         num_cpus,
         object_store_bytes,
+        {str(pid): at for pid, at in _essential(_processes_below(temp_dir), dashboard).items()},
     )
     temporary = state / "ray.json.new"
     _write_private(temporary, json.dumps(asdict(head), indent=2))
@@ -301,6 +310,20 @@ def _processes_below(temp_dir: Path) -> dict[int, int]:
         if str(temp_dir).encode() in command and at is not None and int(folder.name) != os.getpid():
             found[int(folder.name)] = at
     return found
+
+
+def _essential(processes: Mapping[int, int], dashboard: bool) -> dict[int, int]:
+    """Of Ray's processes those without which there is no head, by the programs that they run."""
+    found: dict[str, int] = {}
+    for pid in sorted(processes):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        except OSError:
+            continue
+        program = next((word for word in words if word.endswith("/dashboard/dashboard.py")), words[0])
+        found.setdefault(program.rpartition("/")[2], pid)  # the first one started; its children look like it
+    wanted = ("gcs_server", "raylet", *(["dashboard.py"] if dashboard else []))
+    return {found[name]: processes[found[name]] for name in wanted if name in found}
 
 
 def _end(head: Head) -> bool:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -22,6 +23,7 @@ from workflows.engine.claims import start_time
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
+SLEEP = "import time; time.sleep(300)"
 ASK = """
 import json, os, sys
 from pathlib import Path
@@ -207,3 +209,41 @@ def test_a_process_is_known_by_its_pid_and_start(tmp_path: Path) -> None:
     process.communicate()
     assert not known_dead({**runner, "host": "elsewhere"}, here)
     assert not known_dead({**runner, "boot_id": ""}, here)
+
+
+def test_a_head_lives_as_long_as_what_it_cannot_do_without(tmp_path: Path) -> None:
+    python, folder = Path(sys.executable), tmp_path / "session"
+    scripts = ("ray/dashboard/dashboard.py", "ray/log_monitor.py", "ray/monitor.py")
+    for name in scripts:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("import time\ntime.sleep(300)\n")
+    commands = [[str(python), "-u", str(tmp_path / name), f"--logs-dir={folder}"] for name in scripts]
+    # As Ray's own: programs of that name, the folder among their arguments.
+    script = f'exec -a "$0" {python} -c "{SLEEP}" --log_dir={folder}'
+    commands += [["/bin/bash", "-c", script, f"{tmp_path}/core/{name}"] for name in ("gcs_server", "raylet")]
+    started = [subprocess.Popen(command) for command in commands]
+    try:
+        deadline = time.monotonic() + 60
+        while len(found := head._processes_below(folder)) < 5 or len(head._essential(found, True)) < 3:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        dashboard, _, _, gcs, raylet = (process.pid for process in started)
+        assert set(head._essential(found, True)) == {gcs, raylet, dashboard}
+        assert set(head._essential(found, False)) == {gcs, raylet}
+        processes = {str(pid): at for pid, at in found.items()}
+        essential = {str(pid): at for pid, at in head._essential(found, False).items()}
+        living = head.Head("127.0.0.1:1", "", str(folder), "", processes, essential=essential)
+        of_before = head.Head("127.0.0.1:1", "", str(folder), "", processes)
+        assert living.alive()
+        assert of_before.alive()
+        started[1].kill()
+        started[1].wait()
+        assert living.alive(), "Ray goes on without its log monitor"
+        assert not of_before.alive()
+        started[4].kill()
+        started[4].wait()
+        assert not living.alive()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
