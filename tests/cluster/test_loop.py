@@ -45,7 +45,7 @@ def test_every_step_of_the_run_was_given_credentials_of_its_own(installed: Clust
         "store = open_store(os.environ['EVERLOOP_STORAGE'])\n"
         "logs = {'/'.join(info.key.split('/')[:2]) for info in store.list('audit')}\n"
         "entries = [e for log in logs for record in stored_records(store, log, 0) for e in record.data['entries']]\n"
-        "print(json.dumps(sorted({e['principal'] for e in entries if e['action'] == 'write_area'})))"
+        "print(json.dumps(sorted({e['principal'] for e in entries if e.get('action') == 'write_area'})))"
     )
     asked = json.loads(installed.run_in("deploy/el-triggers", "triggers", script).splitlines()[-1])
     steps = {"scrape", "validate", "version", "tune", "train", "evaluate", "monitor"}
@@ -74,14 +74,20 @@ def test_prometheus_scrapes_head_and_worker(installed: Cluster) -> None:
 
 
 def test_after_a_lost_head_the_endpoint_comes_back_by_itself(installed: Cluster) -> None:
+    def endpoint_of(head: str) -> int:
+        # Through the gateway a replica may answer that lives on in what is left of the old cluster.
+        url = f"http://{installed.get('pod', head)['status']['podIP']}:8000/v1/completions"
+        return ask(installed, url, body={"model": "nano", "prompt": "The", "max_tokens": 4})[0]
+
     key = installed.secret("api-key-endpoint")
     assert completion(installed, key)[0] == 200, "the control"
     lost = installed.head()
     installed.kubectl("delete", "pod", lost, "--grace-period=0", "--force")
     began = time.monotonic()
     installed.wait("another head", lambda: installed.head() != lost)
-    installed.wait("the endpoint answers", lambda: completion(installed, key)[0] == 200)
-    print(f"the endpoint answered {time.monotonic() - began:.0f} s after its head was lost")
+    installed.wait("the endpoint is there again", lambda: endpoint_of(installed.head()) == 200)
+    installed.wait("it answers", lambda: completion(installed, key)[0] == 200)
+    print(f"the endpoint was there again {time.monotonic() - began:.0f} s after its head was lost")
 
 
 def test_a_run_goes_on_after_its_head_and_its_worker_were_lost(installed: Cluster) -> None:
