@@ -76,7 +76,9 @@ def test_prometheus_scrapes_head_and_worker(installed: Cluster) -> None:
 def test_after_a_lost_head_the_endpoint_comes_back_by_itself(installed: Cluster) -> None:
     def endpoint_of(head: str) -> int:
         # Through the gateway a replica may answer that lives on in what is left of the old cluster.
-        url = f"http://{installed.get('pod', head)['status']['podIP']}:8000/v1/completions"
+        address = installed.get("pod", head)["status"].get("podIP")
+        assert address, "it is not on a node yet"
+        url = f"http://{address}:8000/v1/completions"
         return ask(installed, url, body={"model": "nano", "prompt": "The", "max_tokens": 4})[0]
 
     key = installed.secret("api-key-endpoint")
