@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ def has_challenger(cluster: Cluster) -> bool:
 
 def once(cluster: Cluster, outside: Outside, run_id: str) -> None:
     """Nothing of the run happened twice where it can be seen from without."""
-    assert run_status(cluster, run_id)["status"] == "succeeded"
+    assert told_of(cluster, run_id)["status"] == "succeeded"
 
     def told() -> list[str]:
         return [text for text in map(json.dumps, outside.seen()) if run_id in text and "succeeded" in text]
@@ -106,7 +107,7 @@ def test_the_head(outside: Outside, table: Table, step: str) -> None:
     submit(cluster, run_id, *MORE, *(TRAINING if step == "train" else ()), *(CANARY if step == "canary" else ()))
     met = (lambda: has_challenger(cluster)) if step == "canary" else (lambda: at_step(cluster, run_id, step))
     cluster.wait(f"it is in {step}", met)
-    before = run_status(cluster, run_id)
+    before = told_of(cluster, run_id)
     lost = cluster.head()
     with outside.load("nano") as sent:
         began = time.monotonic()
@@ -120,6 +121,12 @@ def test_the_head(outside: Outside, table: Table, step: str) -> None:
     table.add("head", step, sent[0], back_s, f"succeeded, {sum(attempts(run).values())} attempts")
     assert sent[0].statuses.get(200, 0) > 0, "the endpoint answers again"
     once(cluster, outside, run_id)
+
+
+def told_of(cluster: Cluster, run_id: str) -> dict[str, Any]:
+    """Status of a run, asked for until the door answers: it may be one of those that were killed."""
+    found: dict[str, Any] = cluster.wait("the door tells of the run", partial(run_status, cluster, run_id))
+    return found
 
 
 def is_running(cluster: Cluster, run_id: str) -> bool:
@@ -151,13 +158,13 @@ def test_everything_else(outside: Outside, table: Table) -> None:
     begun: list[str] = []
     failed: dict[str, Sent] = {}
     for name, selected in victims.items():
-        if not begun or run_status(cluster, begun[-1])["status"] == "succeeded":
+        if not begun or told_of(cluster, begun[-1])["status"] == "succeeded":
             begun.append(f"all-else-{len(begun)}")
             submit(cluster, begun[-1], *MORE, *TRAINING)
         run_id = begun[-1]
         cluster.wait("it has begun", partial(is_running, cluster, run_id))
         with outside.load("nano") as sent:
-            steps = [s["name"] for s in run_status(cluster, run_id)["steps"] if s["status"] == "running"]
+            steps = [s["name"] for s in told_of(cluster, run_id)["steps"] if s["status"] == "running"]
             began = time.monotonic()
             cluster.kubectl("delete", "pod", *selected, "--grace-period=0", "--force")
             cluster.wait(f"{name} is back", partial(is_ready, cluster, selected))
