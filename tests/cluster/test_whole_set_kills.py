@@ -6,6 +6,7 @@ The table at the end says, for each, how many requests failed and how long the e
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,8 +67,9 @@ def outside(whole_namespace: Cluster) -> Outside:
     """The whole set with a model that answers."""
     brought = bring_outside(whole_namespace)
     install(whole_namespace, *WHOLE)
-    submit(whole_namespace, "before", *MORE)
-    whole_namespace.wait("there is a model", lambda: finished(whole_namespace, "before"))
+    first = fresh("before")
+    submit(whole_namespace, first, *MORE)
+    whole_namespace.wait("there is a model", lambda: finished(whole_namespace, first))
     return brought
 
 
@@ -76,6 +78,11 @@ def table() -> Iterator[Table]:
     made = Table()
     yield made
     print(f"\n{made}")
+
+
+def fresh(name: str) -> str:
+    """An id of a run that a release which is used again does not know yet."""
+    return f"{name}-{os.getpid()}"
 
 
 def at_step(cluster: Cluster, run_id: str, name: str) -> bool:
@@ -102,7 +109,7 @@ def once(cluster: Cluster, outside: Outside, run_id: str) -> None:
 
 @pytest.mark.parametrize("step", ["scrape", "train", "canary"])
 def test_the_head(outside: Outside, table: Table, step: str) -> None:
-    cluster, run_id = outside.cluster, f"head-in-{step}"
+    cluster, run_id = outside.cluster, fresh(f"head-in-{step}")
     cluster.wait("all pods are ready", cluster.all_ready)
     submit(cluster, run_id, *MORE, *(TRAINING if step == "train" else ()), *(CANARY if step == "canary" else ()))
     met = (lambda: has_challenger(cluster)) if step == "canary" else (lambda: at_step(cluster, run_id, step))
@@ -159,7 +166,7 @@ def test_everything_else(outside: Outside, table: Table) -> None:
     failed: dict[str, Sent] = {}
     for name, selected in victims.items():
         if not begun or told_of(cluster, begun[-1])["status"] == "succeeded":
-            begun.append(f"all-else-{len(begun)}")
+            begun.append(fresh(f"all-else-{len(begun)}"))
             submit(cluster, begun[-1], *MORE, *TRAINING)
         run_id = begun[-1]
         cluster.wait("it has begun", partial(is_running, cluster, run_id))
