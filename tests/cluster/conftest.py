@@ -88,12 +88,13 @@ class Cluster:
         """Whether every pod of the release is ready, and there are head and worker among them."""
         pods = self.get("pods", "-l", "app.kubernetes.io/instance=el,app.kubernetes.io/component!=test")["items"]
         kinds = {pod["metadata"]["labels"].get("ray.io/node-type") for pod in pods}
-        return {"head", "worker"} <= kinds and all(
-            condition["status"] == "True"
-            for pod in pods
-            for condition in pod["status"].get("conditions", [{"type": "Ready", "status": "False"}])
-            if condition["type"] == "Ready"
-        )
+        return {"head", "worker"} <= kinds and all(map(pod_is_ready, pods))
+
+
+def pod_is_ready(pod: dict[str, Any]) -> bool:
+    """Whether it says so itself; one that has no node yet says nothing."""
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True"
 
 
 def _program(name: str) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.asking import attempts, finished, run_status, submit, succeeded
-from tests.cluster.conftest import Cluster, install
+from tests.cluster.conftest import Cluster, install, pod_is_ready
 from tests.cluster.outside import Outside, Sent, bring_outside
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -142,12 +142,7 @@ def is_running(cluster: Cluster, run_id: str) -> bool:
 
 def is_ready(cluster: Cluster, selected: tuple[str, ...]) -> bool:
     pods = cluster.get("pods", *selected)["items"]
-    return bool(pods) and all(
-        each["status"] == "True"
-        for pod in pods
-        for each in pod["status"].get("conditions", [{"type": "Ready", "status": "False"}])
-        if each["type"] == "Ready"
-    )
+    return bool(pods) and all(map(pod_is_ready, pods))
 
 
 def test_everything_else(outside: Outside, table: Table) -> None:
