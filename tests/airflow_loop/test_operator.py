@@ -200,6 +200,14 @@ async def test_a_task_that_was_skipped_asks_again_once_it_is_cleared(
     assert len(fake.submitted) == (1 if door else 0)
 
 
+async def test_any_other_command_that_is_done_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "SUCCEEDED")
+    operator = RayJobOperator(task_id="job", command=["true"], door_conn_id="everloop_door")
+    assert await submitted(fake, operator, monkeypatch) == Attempt("r-a0", 0, is_new=False)
+    assert fake.submitted == []
+
+
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
 def test_a_dag_file_imports_in_a_second_without_ray(file: Path, tmp_path: Path) -> None:
     program = (

@@ -61,6 +61,8 @@ class RayJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("command", "env_vars")
     ui_color = "#dbe9f6"
+    # Whether a job that is done has left a run that the door knows. Any other command is done once.
+    leaves_a_run = False
 
     def __init__(
         self,
@@ -177,7 +179,7 @@ class RayJobOperator(BaseOperator):
                         env_vars=self.env_vars,
                         metadata=metadata,
                         has_failed=status is not None and status["status"] == "failed",
-                        never_began=is_told and status is None,
+                        never_began=self.leaves_a_run and is_told and status is None,
                     )
             except Unreachable as error:
                 if time.monotonic() > deadline:
@@ -226,6 +228,7 @@ class RayPipelineOperator(RayJobOperator):
     """
 
     template_fields: Sequence[str] = ("recipe", "storage", "overrides", "python", "source", "window", "env_vars")
+    leaves_a_run = True
 
     def __init__(
         self,
