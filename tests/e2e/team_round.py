@@ -170,8 +170,8 @@ def team_round(folder: Path) -> Iterator[TeamRound]:
         "EVERLOOP_LOG": "INFO",
     }
     root = {"MINIO_ROOT_USER": "root", "MINIO_ROOT_PASSWORD": planted["the root password of the storage"]}
-    (folder / "minio" / BUCKET).mkdir(parents=True)
-    served = [binary, "server", str(folder / "minio"), "--address", f"127.0.0.1:{minio_port}", "--quiet"]
+    (folder / "objects" / BUCKET).mkdir(parents=True)
+    served = [binary, "server", str(folder / "objects"), "--address", f"127.0.0.1:{minio_port}", "--quiet"]
     door_command = [sys.executable, "-m", "triggers", "--settings", str(folder / "door.toml")]
     reconcile = [sys.executable, "-m", "workflows.reconcile", "--storage", storage, "--interval-s", "1"]
     reconcile += ["--settings", str(folder / "reconciler.toml")]
