@@ -58,7 +58,7 @@ def test_none_is_in_the_storage(team: TeamRound) -> None:
 
 
 def test_none_is_in_what_the_services_and_the_driver_wrote(team: TeamRound) -> None:
-    data = team.folder / "minio"  # the files of the storage: other secrets than those of the loop live there
+    data = team.folder / "objects"  # the files of the storage: other secrets than those of the loop live there
     places = {place: text for place, text in written(team.folder) if not Path(place).is_relative_to(data)}
     leaks = found(team.planted | of_steps(team), iter(places.items()))
     assert {(what, place) for what, place in leaks if Path(place) not in team.holders} == set()
