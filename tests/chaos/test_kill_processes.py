@@ -96,7 +96,7 @@ VICTIMS = (
     Victim("the door", daemon("triggers"), "triggers", WATCH),
     Victim("MLflow", daemon("mlflow"), "mlflow", WATCH),
     Victim("Airflow's API server", airflow("api-server"), "airflow", WATCH),
-    Victim("Airflow's workers", airflow_workers, "airflow", "its scheduler"),
+    Victim("Airflow's workers", airflow_workers, "airflow", "the watch, with their scheduler"),
     Victim("the reconciler", daemon("reconciler"), "reconciler", WATCH, num_told=2),
 )
 
