@@ -197,6 +197,7 @@ def test_a_head_lost_in_the_middle_of_a_round_costs_what_was_in_flight(world: Wo
     assert lost is not None
     for pid in lost.processes:
         os.kill(int(pid), signal.SIGKILL)
+    until("the death of the head", lambda: not lost.alive())
     head.start(world.state, dashboard=True)
     _is_done_once(world, "manual-3", run_id, before)
     # The new head knows nothing of the jobs before it.
