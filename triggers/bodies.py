@@ -147,6 +147,7 @@ class RunOut(BaseModel):
     created_at: float = Field(description="Unix seconds.", examples=[1764000000.0])
     updated_at: float = Field(description="Unix seconds of the last record.", examples=[1764000060.0])
     reason: str = Field("", description="Why it failed or was ended.")
+    held: bool = Field(description="Whether a living runner drives it.", examples=[True])
 
     @classmethod
     def of(cls, summary: RunSummary) -> RunOut:
@@ -157,6 +158,7 @@ class RunOut(BaseModel):
             created_at=summary.created_at,
             updated_at=summary.updated_at,
             reason=summary.reason,
+            held=summary.held,
         )
 
 
@@ -204,6 +206,7 @@ class RunDetailOut(RunOut):
             created_at=view.created_at,
             updated_at=view.updated_at,
             reason=view.reason,
+            held=view.held,
             parent=view.parent,
             waits=[WaitOut(kind=wait.kind, name=wait.name, due_at=wait.due_at) for wait in view.waits],
             steps=[

@@ -145,6 +145,42 @@ async def test_a_merged_run_is_followed_where_it_went() -> None:
     assert (outcome.end, outcome.run_id) == ("stopped", "x")
 
 
+async def test_a_followed_run_that_nobody_drives_any_more_is_to_be_driven_again() -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "FAILED", 1, "error: run 'r' is held by process 7 on vm, heard of 10 s ago\n")
+    fake.runs["r"] = {"run_id": "r", "status": "running", "held": True}
+    looks = 0
+
+    def die(_method: str, path: str) -> None:
+        nonlocal looks
+        if path == "/v1/runs/r":
+            looks += 1
+            fake.runs["r"] = {"run_id": "r", "status": "running", "held": looks < 3}
+
+    fake.before = die
+    patience = Patience(poll_s=0.01, abandoned_timeout_s=0.1)
+    async with fake.served() as url:
+        outcome = await watch(at(url), at(url), patience).outcome("r-a0", "r")
+    assert (outcome.end, outcome.run_id) == ("killed", "r")
+    assert looks > 3, "it was given up at the first look"
+
+
+async def test_a_merged_run_that_nobody_drives_is_left_to_its_own() -> None:
+    fake = FakeRay()
+    fake.put("r-a0", "SUCCEEDED", 0, '{"outcome": "merged", "run_id": "x"}\n')
+    statuses = iter(["running"] * 20 + ["succeeded"])
+
+    def go_on(_method: str, path: str) -> None:
+        if path == "/v1/runs/x":
+            fake.runs["x"] = {"run_id": "x", "status": next(statuses), "held": False}
+
+    fake.before = go_on
+    patience = Patience(poll_s=0.01, abandoned_timeout_s=0.05)
+    async with fake.served() as url:
+        outcome = await watch(at(url), at(url), patience).outcome("r-a0", "r")
+    assert (outcome.end, outcome.run_id) == ("succeeded", "x")
+
+
 async def test_without_a_door_a_waiting_run_is_told_and_not_forgotten() -> None:
     fake = FakeRay()
     fake.put("r-a0", "FAILED", 3)

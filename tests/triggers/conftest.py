@@ -162,7 +162,7 @@ class FakeLoop:
 def view(run_id: str, status: Any = "running") -> RunView:
     wait = Wait("release", "approval", "release", 1.0, None, DIGEST)
     told = {"run_id": run_id, "status": status, "steps": (), "created_at": 1.0, "updated_at": 2.0, "waits": (wait,)}
-    rest = {"wake_at": None, "epoch": 1, "not_ended": (), "cause": None}
+    rest = {"wake_at": None, "epoch": 1, "held": True, "not_ended": (), "cause": None}
     return RunView(**{**{field.name: "" for field in fields(RunView)}, **told, **rest})
 
 

@@ -39,7 +39,6 @@ class ShownRun:
     view: RunView
     facts: RunFacts
     steps: tuple[ShownStep, ...]
-    held: bool
 
     @property
     def cause(self) -> str:
@@ -79,7 +78,7 @@ class Overview:
 def overview(api: LoopApi, access: Access, reader: Principal) -> Overview:
     """What that person may see, now."""
     summaries = _visible(api, access, reader, api.list_runs())
-    runs = tuple(shown(api, summary.run_id, held=summary.held) for summary in summaries[:MAX_RUNS])
+    runs = tuple(shown(api, summary.run_id) for summary in summaries[:MAX_RUNS])
     waiting = [found for found in runs if found.view.status not in OVER]
     pending = tuple(gate for found in waiting for gate in pending_at(api, found, reader))
     aliases = list(api.list_aliases())
@@ -97,10 +96,10 @@ def overview(api: LoopApi, access: Access, reader: Principal) -> Overview:
     return Overview(runs, pending, allowed, max(len(summaries) - MAX_RUNS, 0), undelivered, dead)
 
 
-def shown(api: LoopApi, run_id: str, *, held: bool = False) -> ShownRun:
+def shown(api: LoopApi, run_id: str) -> ShownRun:
     """One run as the page shows it."""
     view = api.view(run_id)
-    return ShownRun(view, api.facts(run_id), tuple(_step(step, view) for step in _told(view.steps)), held)
+    return ShownRun(view, api.facts(run_id), tuple(_step(step, view) for step in _told(view.steps)))
 
 
 def pending_at(api: LoopApi, found: ShownRun, reader: Principal) -> list[PendingApproval]:

@@ -124,7 +124,7 @@ class Engine(Runs):
         log = self._log(run_id)
         state = log.state
         if state.over or (state.status == "parked" and not is_due(self._fold, state, self.store.now())):
-            return view_of(run_id, state, self.store)
+            return view_of(run_id, state, self.store, held=False)
         changes = code_changes(run_id, state, code, self.blobs, self.project)
         expected = state.claim.index if state.claim else None
         failpoint("engine.drive.before-claim")
@@ -144,7 +144,7 @@ class Engine(Runs):
 
         def observe(state: RunState) -> None:
             assert observer is not None, "asked for only with an observer"
-            observer(view_of(run_id, state, self.store))
+            observer(view_of(run_id, state, self.store, held=True))
 
         runner = Runner(
             self.store,
@@ -160,7 +160,7 @@ class Engine(Runs):
             environment_of=self._environment_of,
         )
         runner.drive()
-        return view_of(run_id, log.state, self.store)
+        return view_of(run_id, log.state, self.store, held=False)
 
     def plan(
         self,

@@ -43,7 +43,7 @@ class Runs:
 
     def view(self, run_id: str) -> RunView:
         """The run as it is now, with live progress."""
-        return view_of(run_id, self._log(run_id).state, self.store)
+        return self._view(run_id, self._log(run_id).state)
 
     def list(self, *, deleted: bool = False, among: Iterable[str] | None = None) -> builtins.list[RunSummary]:
         """All runs of the storage, by id.
@@ -56,8 +56,7 @@ class Runs:
         for run_id in self.run_ids() if among is None else among:
             state = self._log(run_id).state
             if deleted or state.status != "deleted":
-                held = holder(self.store, run_id, state, self.pace.ttl_s) is not None
-                found.append(summary_of(run_id, state, held=held))
+                found.append(summary_of(run_id, state, held=self._held(run_id, state)))
         return found
 
     def run_ids(self) -> builtins.list[str]:
@@ -104,7 +103,7 @@ class Runs:
                 self.store, run_id, state, by=by, reason=reason, at=self.store.now(), ttl_s=self.pace.ttl_s
             )
         )
-        return view_of(run_id, log.state, self.store)
+        return self._view(run_id, log.state)
 
     def approve(
         self,
@@ -136,7 +135,7 @@ class Runs:
                 run_id, state, name, approved=approved, by=by, reason=reason, subject=subject, at=self.store.now()
             )
         )
-        return view_of(run_id, log.state, self.store)
+        return self._view(run_id, log.state)
 
     def deliver(self, run_id: str, event: str, payload: Any = None, *, by: str = "") -> outsiders.Delivery:
         """Delivers an event: `accepted` (also before anybody waits for it), `duplicate`, or `late`. Safe to repeat."""
@@ -195,7 +194,13 @@ class Runs:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"run {run_id!r} is still {log.state.status} after {timeout_s:g} s")
             time.sleep(self.pace.poll_s)
-        return view_of(run_id, log.state, self.store)
+        return self._view(run_id, log.state)
+
+    def _view(self, run_id: str, state: RunState) -> RunView:
+        return view_of(run_id, state, self.store, held=self._held(run_id, state))
+
+    def _held(self, run_id: str, state: RunState) -> bool:
+        return holder(self.store, run_id, state, self.pace.ttl_s) is not None
 
     def _log(self, run_id: str) -> Log[RunState]:
         log = Log(self.store, f"runs/{checked(run_id)}", self._fold, tell=RunTeller(run_id, self._fold))

@@ -106,6 +106,7 @@ class RunView:
         wake_at: When a parked run has something to do by itself.
         runner: Who claimed it last.
         epoch: That claim.
+        held: Whether a living runner drives it.
         not_ended: Steps that could not be stopped when the run was cancelled.
         cause: Why it was started.
         parent: The run it was forked from.
@@ -124,6 +125,7 @@ class RunView:
     wake_at: float | None
     runner: str
     epoch: int
+    held: bool
     not_ended: tuple[str, ...]
     cause: Any
     parent: str
@@ -157,8 +159,10 @@ def summary_of(run_id: str, state: RunState, *, held: bool) -> RunSummary:
     )
 
 
-def view_of(run_id: str, state: RunState, store: Store) -> RunView:
-    """The view of a state, with the progress that running steps left in the store."""
+def view_of(run_id: str, state: RunState, store: Store, *, held: bool) -> RunView:
+    """The view of a state, with the progress that running steps left in the store; `held` says whether a living runner
+    drives it.
+    """
     return RunView(
         run_id=run_id,
         status=state.status,
@@ -171,6 +175,7 @@ def view_of(run_id: str, state: RunState, store: Store) -> RunView:
         wake_at=state.wake_at,
         runner=describe(state.claim.runner) if state.claim else "",
         epoch=state.epoch,
+        held=held,
         not_ended=tuple(state.not_ended),
         cause=state.created.get("cause"),
         parent=(state.created.get("parent") or {}).get("run", ""),

@@ -20,7 +20,7 @@ class Door:
         self._http = http
 
     async def run(self, run_id: str) -> dict[str, Any] | None:
-        """A run (`run_id`, `status`, `reason`, `steps`, `waits`), or None if there is none of that id."""
+        """A run (`run_id`, `status`, `reason`, `held`, `steps`, `waits`), or None if there is none of that id."""
         status, answer = await self._http.ask("GET", f"/v1/runs/{run_id}")
         if status == 404:
             return None

@@ -15,7 +15,7 @@ from everloop.door import Door
 from everloop.endpoint import Endpoint
 from everloop.errors import Refused, Unreachable
 from everloop.http import Http
-from everloop.outcomes import Follow, Outcome, judge_job, judge_run
+from everloop.outcomes import Follow, Outcome, is_abandoned, judge_job, judge_run
 from everloop.ray_jobs import Job, RayJobs
 
 Find = Callable[[], Awaitable[Endpoint]]
@@ -32,10 +32,13 @@ class Patience:
     Attributes:
         poll_s: Between two looks, give or take a quarter.
         unreachable_timeout_s: After this time without one usable answer the watch ends.
+        abandoned_timeout_s: After this time in which nobody drives the run that is followed, it is to be driven again.
+            The reconciler, where there is one, is faster.
     """
 
     poll_s: float = 10.0
     unreachable_timeout_s: float = 600.0
+    abandoned_timeout_s: float = 60.0
 
     def pause_s(self) -> float:
         """The next pause: many watchers must not ask at the same moment."""
@@ -79,7 +82,7 @@ class Watch:
                 told = f"run {found.run_id} {found.reason}, and there is no connection to the door to follow it by"
                 return Outcome("refused", found.run_id, told)
             self._log.info("Following run %s through the door: %s", found.run_id, found.reason)
-            return await self._run_ended(found, self._find_door)
+            return await self._run_ended(found, self._find_door, workflow)
         except _Silent as silence:
             return Outcome("unreachable", workflow, str(silence))
         except Refused as refusal:
@@ -105,12 +108,21 @@ class Watch:
         logs = await jobs.logs(job.submission_id)
         return judge_job(job.state, job.exit_code, job.message, logs, workflow)
 
-    async def _run_ended(self, following: Follow, find_door: Find) -> Outcome:
+    async def _run_ended(self, following: Follow, find_door: Find, workflow: str) -> Outcome:
+        run_id = following.run_id
+        driven_at = time.monotonic()
+
         async def look(http: Http) -> Outcome | None:
-            run = await Door(http).run(following.run_id)
+            nonlocal driven_at
+            run = await Door(http).run(run_id)
             if run is None:
-                return Outcome("refused", following.run_id, f"the door knows no run {following.run_id}")
-            return judge_run(run, following.run_id)
+                return Outcome("refused", run_id, f"the door knows no run {run_id}")
+            # Whoever drives another run, into which this one was merged, looks after it.
+            if run_id != workflow or not is_abandoned(run):
+                driven_at = time.monotonic()
+            if (abandoned_s := time.monotonic() - driven_at) > self._patience.abandoned_timeout_s:
+                return Outcome("killed", run_id, f"nobody drives run {run_id} for {abandoned_s:.0f} s")
+            return judge_run(run, run_id)
 
         return await self._until("the door", find_door, look)
 

@@ -125,6 +125,11 @@ def judge_run(run: Mapping[str, Any], followed: str) -> Outcome | None:
     return None
 
 
+def is_abandoned(run: Mapping[str, Any]) -> bool:
+    """Whether it should be going on and nobody drives it."""
+    return run["status"] in ("pending", "running") and run.get("held") is False
+
+
 def last_json(logs: str) -> dict[str, Any]:
     """The object on the last line that holds one, else an empty one."""
     for line in reversed(logs.splitlines()):

@@ -246,10 +246,12 @@ def test_progress_is_seen_while_the_step_runs(engine: Engine, folder: str) -> No
     driver.start()
     found = until(lambda: engine.view(run_id).step("slow").progress)
     assert (found.total, found.message, found.metrics) == (2, "working", {"runs": 1})
+    assert engine.view(run_id).held
     until(lambda: any(view.step("slow").progress for view in seen))
     (Path(folder) / "go").touch()
     driver.join(60)
     assert seen[-1].status == "succeeded"
+    assert not engine.view(run_id).held
 
 
 def test_a_fork_takes_over_what_is_not_behind_its_step(engine: Engine, folder: str) -> None:
