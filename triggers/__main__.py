@@ -36,8 +36,8 @@ from workflows.access import (
     Principals,
     Redactor,
     StoredSeenIds,
+    audit_key,
     redact_handlers,
-    signing_key,
 )
 from workflows.api import Loop
 from workflows.command_line import DONE, FAILED, WRONG_USE
@@ -97,7 +97,7 @@ def opened(settings: Settings) -> Iterator[FastAPI]:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     engine = Engine(settings.storage)
     default_policies = (TEAM_POLICIES,) if settings.principals else (TEAM_POLICIES, LOCAL_POLICIES)
-    audit = AuditLog(engine.store, f"door-{socket.gethostname()}", signing_key(state / "audit.key"))
+    audit = AuditLog(engine.store, f"door-{socket.gethostname()}", audit_key(state / "audit.key", os.environ))
     try:
         directory: Principals
         if settings.principals is not None:

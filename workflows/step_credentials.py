@@ -106,9 +106,9 @@ def audit_log(storage: str, store: Store, role: str) -> Iterator[AuditLog]:
     """The audit log of a role of this machine, opened for one answer: a checkpoint is signed at its end, and a process
     that lives for hours holds nothing.
     """
-    from workflows.access import AuditLog, Redactor, environment_secrets, signing_key
+    from workflows.access import AuditLog, Redactor, audit_key, environment_secrets
 
-    key = signing_key(state_folder(storage) / "audit.key")
+    key = audit_key(state_folder(storage) / "audit.key", os.environ)
     redactor = Redactor(environment_secrets(os.environ))
     with AuditLog(store, f"{role}@{socket.gethostname()}", key, redactor=redactor) as audit:
         yield audit

@@ -11,7 +11,7 @@ import pytest
 from n8n_flows.settings import load_settings as load_n8n_settings
 from tests.charts.rendering import CHART, PROFILES, Manifest, Render, pods
 from triggers.settings import load_settings
-from workflows.access import load_directory
+from workflows.access import audit_key, load_directory
 from workflows.outbox import load_outbox_settings
 
 WHOLE = (
@@ -78,6 +78,20 @@ def test_keys_of_the_broker_reach_drivers_and_no_worker(render: Render) -> None:
     assert with_broker == {"reconciler"}
     assert "/etc/everloop" not in json.dumps(workers)
     assert "BROKER" not in json.dumps(render("ci", "storage.stepCredentials=false"))
+
+
+def test_doors_and_drivers_sign_the_audit_log_with_one_key_and_no_worker_has_it(render: Render, tmp_path: Path) -> None:
+    manifests = render("ci", *WHOLE)
+    holders = {
+        f"{name} {container['name']}"
+        for name, pod in pods(manifests)
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
+        if "EVERLOOP_AUDIT_KEY" in json.dumps(container)
+    }
+    assert sorted(each.split()[-1] for each in holders) == ["reconciler", "triggers"]
+    secret = _secret(render, tmp_path, "ci", "storage.stepCredentials=false")
+    audit_key(None, {"EVERLOOP_AUDIT_KEY": secret["audit-key"]})
+    assert f"EVERLOOP_AUDIT_KEY='{secret['audit-key']}'" in secret["python"]
 
 
 def _keys(manifests: list[Manifest], secret: str) -> set[str]:

@@ -40,7 +40,7 @@ from workflows.access.principals import (
 )
 from workflows.access.resources import Resource
 from workflows.access.seen import StoredSeenIds
-from workflows.access.signing import SigningKey, VerifyingKey, signing_key
+from workflows.access.signing import SigningKey, VerifyingKey, audit_key, signing_key
 from workflows.access.sts import KeyPair
 from workflows.access.webhooks import SeenIds, WebhookSecret, WebhookVerifier, sign_webhook
 from workflows.log.redaction import RedactingFormatter, Redactor, environment_secrets, redact_handlers
@@ -52,7 +52,8 @@ __all__ = [
     "AliasRule", "CLEARANCES", "Directory", "FollowedDirectory", "Principal", "Principals", "Resource", "key_digest",
     "load_directory", "local_person", "new_api_key", "step_principal",
     # audit
-    "AuditLog", "AuditReport", "Checkpoint", "Finding", "SigningKey", "VerifyingKey", "signing_key", "verify_audit",
+    "AuditLog", "AuditReport", "Checkpoint", "Finding", "SigningKey", "VerifyingKey", "audit_key", "signing_key",
+    "verify_audit",
     # approvals
     "ApprovalDecision", "ApprovalRequest", "ApprovalState", "Approvals",
     # storage credentials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from workflows.access.audit_check import verify_audit
 from workflows.access.errors import AccessError
 from workflows.access.policy_files import LOCAL_POLICIES, TEAM_POLICIES, load_policies
 from workflows.access.principals import key_digest, new_api_key
-from workflows.access.signing import VerifyingKey, signing_key
+from workflows.access.signing import AUDIT_KEY, VerifyingKey, audit_key, signing_key
 from workflows.log import LogError, open_store
 
 
@@ -46,7 +47,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _public_key(options: argparse.Namespace) -> int:
-    sys.stdout.write(f"{signing_key(options.file).public.hex}\n")
+    key = signing_key(options.file) if options.file else audit_key(None, os.environ)
+    sys.stdout.write(f"{key.public.hex}\n")
     return 0
 
 
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     public_key = commands.add_parser(
         "public-key", help="print the public key of a signing key, making one if there is none"
     )
-    public_key.add_argument("file", type=Path)
+    public_key.add_argument("file", nargs="?", type=Path, help=f"by default the key that {AUDIT_KEY} holds")
     public_key.set_defaults(command=_public_key)
     new_key = commands.add_parser(
         "new-key", help="make an API key: the key is for its holder, the digest for the directory"

@@ -72,9 +72,9 @@ class AuditUnavailable(AccessError):
 class SigningKeyError(AccessError):
     """The key that signs audit checkpoints cannot be used."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"signing key {path}: {reason}")
-        self.path = path
+    def __init__(self, origin: Path | str, reason: str) -> None:
+        super().__init__(f"signing key {origin}: {reason}")
+        self.origin = origin
         self.reason = reason
 
 

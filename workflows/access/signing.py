@@ -1,6 +1,7 @@
 """The Ed25519 key that signs audit checkpoints.
 
-One key a machine, in a file that only its owner may read, made on first use. Verification needs only public keys.
+One key a machine, in a file that only its owner may read, made on first use; where machines come and go, one key for
+all of them in `EVERLOOP_AUDIT_KEY`. Verification needs only public keys.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -19,6 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from workflows.access.errors import SigningKeyError
+
+AUDIT_KEY = "EVERLOOP_AUDIT_KEY"
+"""The variable that holds the key itself, as 64 hex digits."""
 
 _SEED_BYTES = 32
 
@@ -60,6 +65,19 @@ class SigningKey:
         raise TypeError("a signing key stays in its process")
 
 
+def audit_key(path: Path | None, environ: Mapping[str, str]) -> SigningKey:
+    """The key that the environment holds, else the one of the file.
+
+    Raises:
+        SigningKeyError: Where it was looked for is no key, or others may read the file.
+    """
+    if given := environ.get(AUDIT_KEY):
+        return _key_of(given, AUDIT_KEY)
+    if path is None:
+        raise SigningKeyError(AUDIT_KEY, "not set, and no file was named")
+    return signing_key(path)
+
+
 def signing_key(path: Path) -> SigningKey:
     """Reads the key, or makes one. Two processes that make one at once end up with the same key.
 
@@ -79,12 +97,16 @@ def signing_key(path: Path) -> SigningKey:
                 path, f"mode {mode:04o} lets others read it; make it 0600, or remove it for a new one"
             )
         text = file.read(2 * _SEED_BYTES + 2)
+    return _key_of(text.decode("ascii", "replace"), path)
+
+
+def _key_of(text: str, origin: Path | str) -> SigningKey:
     try:
-        seed = bytes.fromhex(text.decode("ascii"))
+        seed = bytes.fromhex(text)
     except ValueError as error:
-        raise SigningKeyError(path, "not a key") from error
+        raise SigningKeyError(origin, "not a key, which is 64 hex digits") from error
     if len(seed) != _SEED_BYTES:
-        raise SigningKeyError(path, "not a key")
+        raise SigningKeyError(origin, "not a key, which is 64 hex digits")
     return SigningKey(seed)
 
 

@@ -37,7 +37,15 @@ OBJECT_STORE_BYTES = 512 * 2**20
 BROKER_ACCESS_KEY, BROKER_SECRET_KEY = "EVERLOOP_BROKER_ACCESS_KEY", "EVERLOOP_BROKER_SECRET_KEY"
 _SUPERVISORS_MARK = "EVERLOOP_SERVICE"
 NOT_FOR_WORKERS = frozenset(
-    {"RAY_ADDRESS", "RAY_AUTH_TOKEN", "EVERLOOP_API_KEY", BROKER_ACCESS_KEY, BROKER_SECRET_KEY, _SUPERVISORS_MARK}
+    {
+        "RAY_ADDRESS",
+        "RAY_AUTH_TOKEN",
+        "EVERLOOP_API_KEY",
+        "EVERLOOP_AUDIT_KEY",
+        BROKER_ACCESS_KEY,
+        BROKER_SECRET_KEY,
+        _SUPERVISORS_MARK,
+    }
 )
 """What a head started from here must not see, and so none of its workers. It outlives the service that starts it, so it
 does not carry the mark by which a service's processes are ended with it."""

@@ -129,11 +129,12 @@ secret = {{ index $keys "webhook-n8n" | quote }}
 {{- end }}
 {{ end -}}
 
-{{/* The interpreter of drivers that are submitted as Ray Jobs: it holds what lets them ask for credentials of each step.
-As variables of the head they would reach every worker process. */}}
+{{/* The interpreter of drivers that are submitted as Ray Jobs: it holds what lets them ask for credentials of each step, and the key
+that signs what they write into the audit log. As variables of the head they would reach every worker process. */}}
 {{- define "everloop.driverPython" -}}
 {{- $keys := index . 1 -}}
 #!/bin/sh
+export EVERLOOP_AUDIT_KEY='{{ index $keys "audit-key" }}'
 {{- if include "everloop.brokered" (index . 0) }}
 export EVERLOOP_BROKER_ACCESS_KEY='{{ index $keys "storage-access-key" }}'
 export EVERLOOP_BROKER_SECRET_KEY='{{ index $keys "storage-secret-key" }}'

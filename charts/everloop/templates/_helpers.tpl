@@ -85,8 +85,9 @@ http://{{ include "everloop.name" . }}-minio:9000
 {{- if and .Values.storage.stepCredentials (or .Values.minio.enabled (contains "endpoint_override" .Values.storage.uri)) -}}yes{{- end -}}
 {{- end -}}
 
-{{/* For whoever drives runs: lets it ask for them. */}}
-{{- define "everloop.brokerEnv" -}}
+{{/* For whoever drives runs: signs what it writes into the audit log, and lets it ask for those credentials. */}}
+{{- define "everloop.driverEnv" -}}
+{{ include "everloop.secretEnv" (list . "EVERLOOP_AUDIT_KEY" "audit-key") }}
 {{- if include "everloop.brokered" . }}
 {{ include "everloop.secretEnv" (list . "EVERLOOP_BROKER_ACCESS_KEY" "storage-access-key") }}
 {{ include "everloop.secretEnv" (list . "EVERLOOP_BROKER_SECRET_KEY" "storage-secret-key") }}

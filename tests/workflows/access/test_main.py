@@ -36,6 +36,19 @@ def test_the_audit_log_is_verified_with_the_printed_key(tmp_path: Path, capsys: 
     assert "truncated\taudit/w" in capsys.readouterr().out
 
 
+def test_the_public_key_of_the_environment_is_printed_where_no_file_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.key"
+    public = signing_key(path).public.hex
+    monkeypatch.setenv("EVERLOOP_AUDIT_KEY", path.read_text())
+    assert main(["public-key"]) == 0
+    assert capsys.readouterr().out.strip() == public
+    monkeypatch.delenv("EVERLOOP_AUDIT_KEY")
+    assert main(["public-key"]) == 2
+    assert "EVERLOOP_AUDIT_KEY: not set, and no file was named" in capsys.readouterr().err
+
+
 def test_a_new_key_comes_with_the_digest_for_the_directory(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-key"]) == 0
     _, key, _, digest = capsys.readouterr().out.split()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows.access import SigningKeyError, VerifyingKey, signing_key
+from workflows.access import SigningKeyError, VerifyingKey, audit_key, signing_key
 
 
 def test_the_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
@@ -53,6 +53,23 @@ def test_a_link_in_place_of_the_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audit.key").symlink_to(tmp_path / "real")
     with pytest.raises(SigningKeyError, match="link"):
         signing_key(tmp_path / "audit.key")
+
+
+def test_a_key_in_the_environment_is_taken_before_that_of_the_file_which_is_not_made(tmp_path: Path) -> None:
+    path, seed = tmp_path / "audit.key", "0f" * 32
+    assert (
+        audit_key(path, {"EVERLOOP_AUDIT_KEY": seed}).public.hex
+        == audit_key(None, {"EVERLOOP_AUDIT_KEY": seed}).public.hex
+    )
+    assert not path.exists()
+    assert audit_key(path, {}).public.hex == audit_key(path, {"EVERLOOP_AUDIT_KEY": ""}).public.hex
+    assert path.exists()
+
+
+def test_what_is_no_key_in_the_environment_is_refused_without_being_said(tmp_path: Path) -> None:
+    with pytest.raises(SigningKeyError, match="EVERLOOP_AUDIT_KEY: not a key, which is 64 hex digits") as refused:
+        audit_key(tmp_path / "audit.key", {"EVERLOOP_AUDIT_KEY": "hunter2"})
+    assert "hunter2" not in str(refused.value)
 
 
 def test_the_secret_half_stays_in_the_process(tmp_path: Path) -> None:
