@@ -85,4 +85,5 @@ def test_a_lock_that_drifts_from_the_project_is_refused(tmp_path: Path) -> None:
     project.write_text(project.read_text().replace('"rich>=14",', "", 1))
     drifted = uv("export", "--locked", "--offline", "--quiet", folder=tmp_path)
     assert drifted.returncode != 0
-    assert "needs to be updated" in drifted.stderr or "lock" in drifted.stderr
+    # uv resolves anew, and on a cold cache gets no further than that.
+    assert re.search("needs to be updated|No solution found when resolving", drifted.stderr), drifted.stderr
