@@ -143,14 +143,20 @@ def installed(empty_namespace: Cluster) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def whole_namespace(unused_cluster: Cluster) -> Iterator[Cluster]:
-    """A namespace for a whole set, with Airflow and n8n."""
-    for role in ("airflow", "n8n"):
-        if not unused_cluster.has_image(role):
-            pytest.skip(f"no node has the image of {role}")
+def fresh_namespace(unused_cluster: Cluster) -> Iterator[Cluster]:
+    """A namespace for the tests of one file."""
     name = f"{unused_cluster.namespace}-{time.monotonic_ns() % 10**6}"
     with namespace(replace(unused_cluster, namespace=name)) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def whole_namespace(fresh_namespace: Cluster) -> Cluster:
+    """One for a whole set, with Airflow and n8n."""
+    for role in ("airflow", "n8n"):
+        if not fresh_namespace.has_image(role):
+            pytest.skip(f"no node has the image of {role}")
+    return fresh_namespace
 
 
 def install(cluster: Cluster, *changes: str) -> None:

@@ -108,6 +108,19 @@ def test_a_run_goes_on_after_its_head_and_its_worker_were_lost(installed: Cluste
         assert attempts(run)[name] == attempts(before)[name], f"{name} was recorded, and ran again"
 
 
+def test_what_pods_that_are_gone_wrote_into_the_audit_log_is_verified_with_the_key_of_the_release(
+    installed: Cluster,
+) -> None:
+    in_door = ("exec", "deploy/el-triggers", "-c", "triggers", "--")
+    access = "python3 -m workflows.access"
+    key = installed.kubectl(*in_door, "sh", "-c", f"{access} public-key").strip()
+    verify = f'{access} verify --storage "$EVERLOOP_STORAGE" --key {key}'
+    said = installed.kubectl(*in_door, "sh", "-c", verify)
+    assert said.rstrip().endswith("checkpoints: whole"), said
+    gone = [line for line in said.splitlines() if "el-ray-head" in line and installed.head() not in line]
+    assert [line for line in gone if "\t0 under a checkpoint" not in line], said
+
+
 def test_an_upgrade_and_the_way_back_lose_no_request(installed: Cluster) -> None:
     outside = bring_outside(installed)
     before, served = installed.secret("auth_token"), installed.head()

@@ -7,17 +7,14 @@ file.
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from tests.cluster.asking import STEPS, ask, finished, submit
-from tests.cluster.conftest import Cluster, install, namespace
+from tests.cluster.conftest import Cluster, install
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -77,23 +74,14 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def release(unused_cluster: Cluster) -> Iterator[Cluster]:
+def release(fresh_namespace: Cluster) -> Cluster:
     """The release `el` with the two images."""
     for role in ("ray-vllm", "drift"):
-        if not unused_cluster.has_image(role):
+        if not fresh_namespace.has_image(role):
             pytest.skip(f"the cluster has no image {role}: images/build.sh {role}, and load it")
-    with namespace(replace(unused_cluster, namespace=f"everloop-vllm-{os.getpid()}")) as made:
-        install(
-            made,
-            "--set",
-            "ray.image=ray-vllm",
-            "--set",
-            "drift.enabled=true",
-            "--set",
-            "triggers.aliases.nano.recipe=nano",
-        )
-        yield made
-        made.helm("uninstall", "el", "--wait", "--timeout", "5m")
+    chosen = ("ray.image=ray-vllm", "drift.enabled=true", "triggers.aliases.nano.recipe=nano")
+    install(fresh_namespace, *(argument for change in chosen for argument in ("--set", change)))
+    return fresh_namespace
 
 
 def stream(cluster: Cluster, prompt: str) -> tuple[float, float, list[str], dict[str, int], bool]:
