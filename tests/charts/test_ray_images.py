@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from tests.charts.rendering import Render, pods
@@ -45,7 +48,6 @@ def test_alibi_detect_is_copied_to_where_every_container_finds_it(render: Render
     for pod in ray_pods(render, "drift.enabled=true").values():
         (copies,) = pod["initContainers"]
         assert copies["image"] == "everloop/drift:0.1.0"
-        assert copies["command"][-2:] == ["/opt/drift/.", "/copy/"]
         assert copies["volumeMounts"] == [{"name": "drift", "mountPath": "/copy"}]
         assert copies["securityContext"]["readOnlyRootFilesystem"] is True
         assert copies["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -54,3 +56,20 @@ def test_alibi_detect_is_copied_to_where_every_container_finds_it(render: Render
         for container in pod["containers"]:
             assert {"name": "drift", "mountPath": "/opt/drift", "readOnly": True} in container["volumeMounts"]
             assert {"name": PYTHON, "value": "/opt/drift/bin/python3"} in container["env"]
+
+
+def test_the_copy_of_alibi_detect_keeps_links_times_and_modes(render: Render, tmp_path: Path) -> None:
+    source, copy = tmp_path / "drift", tmp_path / "copy"
+    (source / "bin").mkdir(parents=True)
+    copy.mkdir()
+    program = source / "bin" / "pip"
+    program.write_text("x")
+    program.chmod(0o755)
+    os.utime(program, (1000, 1000))
+    (source / "lib64").symlink_to("lib")
+    (container,) = ray_pods(render, "drift.enabled=true")["head"]["initContainers"]
+    moved = [part.replace("/opt/drift", str(source)).replace("/copy", str(copy)) for part in container["command"]]
+    subprocess.run(moved, check=True)
+    copied = (copy / "bin" / "pip").stat()
+    assert (copied.st_mtime, copied.st_mode & 0o111) == (1000, 0o111)
+    assert (copy / "lib64").readlink() == Path("lib")

@@ -241,7 +241,8 @@ initContainers:
   - name: drift
     image: {{ include "everloop.image" (list . "drift") }}
     imagePullPolicy: {{ .Values.images.pullPolicy }}
-    command: [cp, -r, --preserve=mode,timestamps,links, /opt/drift/., /copy/]
+    # With its times, by which Python knows that what it compiled still holds; without the folder itself, which is not its own.
+    command: [sh, -c, "cp -r --preserve=timestamps /opt/drift/* /copy/"]
     securityContext:
       {{- include "everloop.containerSecurity" . | nindent 6 }}
     resources:
