@@ -79,9 +79,8 @@ def open_workers(config: ScrapeConfig, source: Source, settings: ReadSettings) -
 
     fetch_settings = _fetch_settings(config, source)
     place = _placement(source)
-    actor = ray.remote(Fetcher).options(
-        num_cpus=FETCHER_CPUS, max_concurrency=MAX_BATCHES_PER_FETCHER + 2, **_ACTOR, **place
-    )
+    options = {"num_cpus": FETCHER_CPUS, "max_concurrency": MAX_BATCHES_PER_FETCHER + 2, **_ACTOR, **place}
+    actor = ray.remote(Fetcher).options(**options)
     fetchers = [actor.remote(fetch_settings) for _ in range(config.num_fetchers)]
     browser = _start_browser(fetch_settings, place) if config.browser == "auto" else None
     try:
@@ -109,14 +108,17 @@ def _fetch_settings(config: ScrapeConfig, source: Source) -> FetchSettings:
 
 
 def _placement(source: Source) -> dict[str, Any]:
-    """A server of our own is on the loopback of this machine, so its fetchers must be here too."""
+    """A server of our own is on the loopback of this machine, so its fetchers must be here too.
+
+    They ask for no CPU then: the node of a coordinator may be a head that has none to give.
+    """
     if not source.routes:
         return {}
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
 
 
 def _start_browser(settings: FetchSettings, place: dict[str, Any]) -> Any:
@@ -124,7 +126,7 @@ def _start_browser(settings: FetchSettings, place: dict[str, Any]) -> Any:
 
     from steps.scrape.browser import Browser
 
-    browser = ray.remote(Browser).options(num_cpus=BROWSER_CPUS, **_ACTOR, **place).remote(settings)
+    browser = ray.remote(Browser).options(**{"num_cpus": BROWSER_CPUS, **_ACTOR, **place}).remote(settings)
     try:
         ray.get(browser.check.remote())
     except BrowserMissingError as error:
