@@ -176,7 +176,7 @@ def _model_application(storage: str, name: str, model: ReleasedModel, serving: S
     if serving.engine == "vllm":
         from steps.deploy.engine_vllm import vllm_application
 
-        return vllm_application(storage, name, model, serving)
+        return vllm_application(storage, name, model, serving, _environ())
     from ray import serve
 
     from steps.deploy.replica import TransformersReplica
@@ -222,10 +222,13 @@ def _lifecycle(serving: ServingConfig) -> Mapping[str, Any]:
 
 
 def _actor(num_cpus: float) -> Mapping[str, Any]:
+    return {"num_cpus": num_cpus, "runtime_env": {"env_vars": _environ()}}
+
+
+def _environ() -> Mapping[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    path = os.pathsep.join(dict.fromkeys([root, *(each for each in paths if each)]))
-    return {"num_cpus": num_cpus, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([root, *(each for each in paths if each)]))}
 
 
 def _wait_running(names: list[str], limit_s: float, on_wait: Callable[[str], None] | None) -> None:

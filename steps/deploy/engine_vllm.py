@@ -11,13 +11,11 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from steps.common.language_model import verify_model
 from steps.common.releases import ReleasedModel
 from steps.deploy.config import ServingConfig
 from steps.deploy.errors import MissingExtraError
 from steps.deploy.generation import Generation, Piece, Refusal
-from steps.deploy.model_cache import cached_model
-from workflows.log import open_store
+from steps.deploy.model_cache import models_folder
 
 
 def require_vllm() -> None:
@@ -30,8 +28,17 @@ def require_vllm() -> None:
         raise MissingExtraError("vllm", "vllm")
 
 
-def vllm_application(storage: str, name: str, model: ReleasedModel, serving: ServingConfig) -> Any:
+def vllm_application(
+    storage: str, name: str, model: ReleasedModel, serving: ServingConfig, environ: Mapping[str, str]
+) -> Any:
     """Builds the application of a model version.
+
+    Args:
+        storage: URI of the storage that holds the model.
+        name: Name of the application.
+        model: What to serve.
+        serving: How.
+        environ: Variables of its processes.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -39,8 +46,9 @@ def vllm_application(storage: str, name: str, model: ReleasedModel, serving: Ser
     require_vllm()
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
-    folder = cached_model(open_store(storage), model.model)
-    verify_model(folder)
+    from steps.deploy.vllm_files import FetchedModel
+
+    root = models_folder()
     engine_kwargs: dict[str, Any] = {"enable_prompt_tokens_details": False}
     if serving.max_context is not None:
         # vLLM sizes histograms by it, and Ray's exporter needs them equal in champion and challenger.
@@ -53,13 +61,17 @@ def vllm_application(storage: str, name: str, model: ReleasedModel, serving: Ser
         # Else it compiles each model anew: a replica starts later, and the image would need a C++ compiler.
         engine_kwargs["enforce_eager"] = True
     config = LLMConfig(
-        model_loading_config={"model_id": name, "model_source": str(folder)},
+        model_loading_config={"model_id": name, "model_source": str(root / model.model.sha256)},
+        callback_config={
+            "callback_class": FetchedModel,
+            "callback_kwargs": {"storage": storage, "model": model.model, "root": root},
+        },
         accelerator_config=None if serving.gpus_per_replica else {"kind": "cpu"},
         placement_group_config={"bundle_per_worker": bundle},
         engine_kwargs=engine_kwargs,
         log_engine_metrics=True,
         experimental_configs={"stream_batching_interval_ms": 0},
-        runtime_env={"env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}},
+        runtime_env={"env_vars": {**environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}},
         deployment_config={
             "ray_actor_options": {"num_cpus": serving.replica_cpus / 2},
             "max_ongoing_requests": serving.max_in_flight,

@@ -17,6 +17,11 @@ MAX_MODELS = 4
 """Folders kept: champion, challenger, and two to go back to."""
 
 
+def models_folder() -> Path:
+    """A private folder of this user below the temporary folder."""
+    return Path(tempfile.gettempdir()) / f"everloop-models-{getpass.getuser()}"
+
+
 def cached_model(store: Store, model: TreeRef, *, root: Path | None = None) -> Path:
     """Gives a local folder with the files of a model, each checked against its digest when it was fetched.
 
@@ -25,9 +30,9 @@ def cached_model(store: Store, model: TreeRef, *, root: Path | None = None) -> P
     Args:
         store: The storage.
         model: The folder in it.
-        root: Where folders are kept; by default a private folder of this user below the temporary folder.
+        root: Where folders are kept, each under its digest; by default `models_folder()`.
     """
-    root = root or Path(tempfile.gettempdir()) / f"everloop-models-{getpass.getuser()}"
+    root = root or models_folder()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root / model.sha256
     if folder.is_dir():
