@@ -178,7 +178,8 @@ class StepFailure:
         type: `module:qualname` of the exception's class.
         message: Its text, cut to a bound.
         traceback: The last part of its traceback, cut to a bound.
-        kind: `error` (raised by the step), `lost` (its process or node died), `out_of_memory`, `timeout`.
+        kind: `error` (raised by the step), `lost` (its process or node died, or one that it had work on),
+            `out_of_memory`, `timeout`.
     """
 
     type: str

@@ -35,7 +35,7 @@ class Retry:
         jitter: Share of the delay that is random, 0 to 1.
         retryable: Errors worth another attempt.
         terminal: Errors that end the step at once, even if they are retryable.
-        lost_attempts: Attempts that may be lost with their process or node, counted apart.
+        lost_attempts: Attempts that may be lost with a process or node, theirs or one they had work on, counted apart.
         out_of_memory_attempts: Attempts that may be killed for memory, counted apart.
     """
 

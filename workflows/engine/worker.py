@@ -187,6 +187,8 @@ def _outcome(attempt: Attempt, context: Context) -> JSON:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a step raises is its result
         if context.stopped is not None:
             return {"kind": "stopped", "value": str(context.stopped)}
+        if _is_loss(error):
+            return {"kind": "failed", "value": asdict(failure_of(error, "lost"))}
         retryable = step is not None and not isinstance(error, NotImportable) and step.retries.worth_another(error)
         return {"kind": "failed", "value": asdict(failure_of(error)), "retryable": retryable}
 
@@ -203,6 +205,26 @@ def _encoded(value: Any, step: Any, attempt: Attempt, blobs: Blobs) -> JSON:
     result = encode(Caught(value=value) if step.catch else value, blobs, pickle=step.pickle)
     failpoint("engine.worker.after-encode")
     return {"kind": "done", "value": result}
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether a process or a node that the step had work on is gone, which is no failure of its own."""
+    from ray import exceptions
+
+    gone = (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.ObjectLostError,
+        exceptions.ActorUnschedulableError,
+        exceptions.TaskUnschedulableError,
+    )
+    # Of an actor that could not be made Ray says that it died.
+    return any(
+        isinstance(each, gone) and not getattr(each, "actor_init_failed", False)
+        for each in (error, getattr(error, "cause", None))
+    )
 
 
 def failure_of(error: BaseException, kind: str = "error") -> StepFailure:

@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from workflows.engine import Approval, Caught, Context, Event, Resources, Retry, Timeouts, approval, event, sleep, step
 
 
@@ -184,6 +187,33 @@ def checkpointed(folder: str, ctx: Context) -> dict[str, Any]:
 
 def checkpoint_graph(config: dict[str, Any]) -> Any:
     return checkpointed.bind(config["folder"])
+
+
+class Helper:
+    """What a step has beside itself."""
+
+    def __init__(self, *, broken: bool) -> None:
+        if broken:
+            raise ValueError("it cannot be made")
+
+    def work(self, *, dies: bool) -> int:
+        if dies:
+            os._exit(9)
+        return 7
+
+
+@step(retries=Retry(base_s=0.01))
+def with_helper(folder: str, trouble: str) -> int:
+    """Has one that dies, or that is wanted on a node that is gone, the first time; or one that cannot be made."""
+    first = ran(folder, "with_helper") == 1
+    gone = NodeAffinitySchedulingStrategy("ab" * 28, soft=False)
+    placed = {"scheduling_strategy": gone} if first and trouble == "no node" else {}
+    helper = ray.remote(Helper).options(num_cpus=0, **placed).remote(broken=trouble == "broken")
+    return int(ray.get(helper.work.remote(dies=first and trouble == "dies")))
+
+
+def helped_graph(config: dict[str, Any]) -> Any:
+    return with_helper.bind(config["folder"], config["trouble"])
 
 
 @step

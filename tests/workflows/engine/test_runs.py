@@ -52,6 +52,23 @@ def test_a_fan_out_gives_its_sum(engine: Engine, folder: str) -> None:
     assert engine.output(run_id) == sum(range(60))
 
 
+@pytest.mark.parametrize("trouble", ["dies", "no node"])
+def test_a_step_that_loses_what_it_works_with_is_repeated_like_one_that_is_lost(
+    engine: Engine, folder: str, trouble: str
+) -> None:
+    run_id = engine.start(graphs.helped_graph, {"folder": folder, "trouble": trouble})
+    assert engine.drive(run_id).status == "succeeded"
+    assert engine.output(run_id) == 7
+    assert graphs.seen(folder, "with_helper") == 2
+
+
+def test_a_step_whose_actor_cannot_be_made_has_failed_by_itself(engine: Engine, folder: str) -> None:
+    view = engine.drive(engine.start(graphs.helped_graph, {"folder": folder, "trouble": "broken"}))
+    assert view.status == "failed"
+    assert "it cannot be made" in view.reason
+    assert graphs.seen(folder, "with_helper") == 1
+
+
 def test_a_start_with_the_same_inputs_attaches_and_with_others_shows_the_difference(
     engine: Engine, folder: str
 ) -> None:
