@@ -54,12 +54,15 @@ def vllm_application(
         # vLLM sizes histograms by it, and Ray's exporter needs them equal in champion and challenger.
         engine_kwargs["max_model_len"] = serving.max_context
     bundle: dict[str, float] = {"CPU": serving.replica_cpus * 2}
+    environ = {**environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     if serving.gpus_per_replica:
         bundle["GPU"] = 1
         engine_kwargs["tensor_parallel_size"] = serving.gpus_per_replica
     else:
-        # Else it compiles each model anew: a replica starts later, and the image would need a C++ compiler.
+        # Else it compiles each model anew: a replica starts later, and the image would need a C++ compiler. The first
+        # is vLLM's own switch; its sampler compiles nevertheless, unless torch is told.
         engine_kwargs["enforce_eager"] = True
+        environ["TORCHDYNAMO_DISABLE"] = "1"
     config = LLMConfig(
         model_loading_config={"model_id": name, "model_source": str(root / model.model.sha256)},
         callback_config={
@@ -71,7 +74,7 @@ def vllm_application(
         engine_kwargs=engine_kwargs,
         log_engine_metrics=True,
         experimental_configs={"stream_batching_interval_ms": 0},
-        runtime_env={"env_vars": {**environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}},
+        runtime_env={"env_vars": environ},
         deployment_config={
             "ray_actor_options": {"num_cpus": serving.replica_cpus / 2},
             "max_ongoing_requests": serving.max_in_flight,
