@@ -33,13 +33,13 @@ import json, time, urllib.request
 headers = {{"content-type": "application/json", "authorization": "Bearer {key}"}}
 body = {{"model": "nano", "prompt": {prompt!r}, "max_tokens": 12, "stream": True}}
 body["stream_options"] = {{"include_usage": True}}
-began, first, texts, usage = time.monotonic(), None, [], None
+began, first, texts, usage, done = time.monotonic(), None, [], None, False
 request = urllib.request.Request("http://el-gateway/v1/completions", json.dumps(body).encode(), headers)
 with urllib.request.urlopen(request, timeout=300) as answer:
     for line in answer:
         data = line.decode().strip().removeprefix("data: ")
+        done = done or data == "[DONE]"
         if not data or data == "[DONE]":
-            done = data == "[DONE]"
             continue
         event = json.loads(data)
         usage = event.get("usage") or usage
