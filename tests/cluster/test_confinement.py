@@ -46,6 +46,8 @@ for key in {others!r} + {own!r}:
             told[f"{{what}} {{key}}"] = "done"
         except StoreError as error:
             told[f"{{what}} {{key}}"] = type(error).__name__
+for key in {others!r} + {own!r}:
+    whole.delete(key)
 print(json.dumps(told))
 """
 
