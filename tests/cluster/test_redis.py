@@ -1,4 +1,4 @@
-"""Ray's own state in Redis: what of the endpoint outlives the head. EVERLOOP_CLUSTER_REDIS_IMAGE names an image with
+"""Ray's own state in Redis: what outlives the head. EVERLOOP_CLUSTER_REDIS_IMAGE names an image with
 `redis-server`, which must be on the node.
 """
 
@@ -63,7 +63,7 @@ def outside(fresh_namespace: Cluster) -> Outside:
     return brought
 
 
-def test_worker_and_endpoint_outlive_the_head(outside: Outside) -> None:
+def test_the_worker_outlives_the_head_and_the_endpoint_answers_again(outside: Outside) -> None:
     cluster = outside.cluster
     submit(cluster, "kept")
     cluster.wait("there is a model", lambda: finished(cluster, "kept"))
